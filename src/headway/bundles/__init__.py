@@ -1,0 +1,1 @@
+"""Floor 2: the sealed folder that is served."""

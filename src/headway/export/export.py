@@ -1,0 +1,37 @@
+"""The seam between a torch module and a file format."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from headway.core.tensors import Array
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Export(Protocol):
+    """Writes one format; a class offered under the entry point group `headway.exports`, made without arguments.
+
+    Attributes:
+        format: as manifests and runtimes spell it.
+        suffix: of the file it writes.
+    """
+
+    format: str
+    suffix: str
+
+    def write(
+        self, model: "torch.nn.Module", example: Mapping[str, Array], output_names: Sequence[str], out: Path
+    ) -> None:
+        """Write `model` to `out`, with a first dimension that varies.
+
+        Args:
+            model: in evaluation mode.
+            example: inputs by name, each [2, ...]: what the module is traced with.
+            output_names: what the outputs are to be called.
+            out: the file; it appears whole or not at all.
+
+        Raises:
+            TaskError: the module cannot be exported; the message names the operation.
+        """

@@ -1,0 +1,1 @@
+"""Floor 3, training side: one clear loop."""

@@ -1,0 +1,30 @@
+"""How a model is trained: the recipe's `train`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from headway.core.config import Config
+
+
+class TrainConfig(Config):
+    """Training with AdamW or SGD under a warm-up and cosine schedule."""
+
+    epochs: float = Field(8, gt=0, description="Passes over the training part; a fraction is allowed.")
+    batch_size: int = Field(128, ge=1, description="Rows a step and process, before accumulation.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="`auto` takes bf16 where the device computes it natively, else fp32. fp16 scales the loss."
+    )
+    seed: int = Field(0, ge=0, description="Of weights, shuffling and augmentation.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="`sgd` has Nesterov momentum 0.9.")
+    lr: float = Field(3e-3, gt=0, description="Highest learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Of weights with two or more dimensions.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="After the warm-up.")
+    clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; null leaves gradients as they are.")
+    checkpoint_seconds: float = Field(
+        30, gt=0, description="Seconds between checkpoints; one is also written at each epoch's end and on Ctrl-C."
+    )
+    device: str = Field("auto", description="`auto`, `cpu`, or an accelerator as torch names it.")
+    threads: int | None = Field(None, ge=1, description="CPU threads for training; null uses every core it may.")
