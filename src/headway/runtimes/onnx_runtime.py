@@ -1,0 +1,145 @@
+"""ONNX Runtime: what serves an ONNX file on a CPU, and on an accelerator whose provider is installed."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headway.core.errors import FormatError, MissingDependencyError, RequestError
+from headway.core.plugins import missing
+from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_ort
+from headway.runtimes.runtime import Availability
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "rocm": "MIGraphXExecutionProvider",
+    "xpu": "OpenVINOExecutionProvider",
+    "mps": "CoreMLExecutionProvider",
+}
+_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^Exception during initialization: |Load model from .* failed:|/\S+\.(?:cc|h):\d+ .*\) "
+)
+_ERROR = 3  # ONNX Runtime's log severity: what it warns of during graph optimisation is no user's concern
+
+
+class OnnxSession:
+    """A loaded ONNX model. ONNX Runtime lets several threads call `run` at once.
+
+    Attributes:
+        provider: the execution provider that runs it.
+    """
+
+    thread_safe = True
+
+    def __init__(self, session: "onnxruntime.InferenceSession") -> None:
+        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.provider: str = session.get_providers()[0]
+        self._output_names = [spec.name for spec in self.outputs]
+        self._run = session.run
+        self._wrong_input = _state().InvalidArgument
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            RequestError: the model refuses the values, such as an index that is out of its table's range.
+        """
+        try:
+            outputs = self._run(self._output_names, dict(inputs))
+        except self._wrong_input as error:
+            raise RequestError(f"the model refuses these inputs: {_reason(error)}") from error
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def close(self) -> None:
+        """Free the model."""
+        self._run = _closed
+
+
+class OnnxRuntime:
+    """Loads ONNX files with every graph optimisation."""
+
+    name = "onnxruntime"
+    formats = frozenset({"onnx"})
+
+    def available(self, device: str = "cpu") -> Availability:
+        """Whether ONNX Runtime is installed with a provider for `device`."""
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            return Availability(False, "onnxruntime is not installed: pip install onnxruntime")
+        provider = PROVIDERS.get(device)
+        if provider is None or provider not in onnxruntime.get_available_providers():
+            return Availability(False, f"onnxruntime {onnxruntime.__version__} has no provider for {device}")
+        return Availability(True, f"onnxruntime {onnxruntime.__version__}, {provider}")
+
+    def load(self, path: Path, *, device: str = "cpu", threads: int = 1) -> OnnxSession:
+        """Load an ONNX file; `threads` run inside an operator, and operators run one after the other.
+
+        Raises:
+            FormatError: not an ONNX model, truncated, or of an opset or operator this ONNX Runtime lacks.
+            MissingDependencyError: no provider for `device`.
+        """
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise missing("onnxruntime", needed_by=str(path)) from error
+        availability = self.available(device)
+        if not availability.ready:
+            raise MissingDependencyError(availability.detail, where=str(path))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = _ERROR
+        # Threads that spin between runs would take the cores that the event loop, or another model's run, needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not path.is_file():
+            raise FormatError("no such model file", where=str(path))
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+        except _load_errors() as error:
+            raise FormatError(
+                f"ONNX Runtime cannot load it: {_reason(error)}",
+                where=str(path),
+                remedy="It must be a whole ONNX file of an opset that this ONNX Runtime knows.",
+            ) from error
+        if session.get_providers()[0] != PROVIDERS[device]:  # ONNX Runtime falls back to the CPU without an error
+            raise MissingDependencyError(f"{PROVIDERS[device]} is installed but does not start here", where=str(path))
+        return OnnxSession(session)
+
+
+def _spec(node: Any) -> TensorSpec:
+    return TensorSpec(
+        name=node.name,
+        datatype=from_ort(node.type).name,
+        shape=tuple(dim if isinstance(dim, int) and dim >= 0 else DYNAMIC for dim in node.shape),
+        dims=tuple(dim if isinstance(dim, str) else "" for dim in node.shape),
+    )
+
+
+def _state() -> Any:
+    """The module where ONNX Runtime keeps its exceptions: it has no public one."""
+    from onnxruntime.capi import onnxruntime_pybind11_state
+
+    return onnxruntime_pybind11_state
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "EPFail")
+    own = tuple(getattr(_state(), name) for name in (*names, "RuntimeException", "NoModel"))
+    return (RuntimeError, ValueError, *own)
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message on one line, without error numbers, the file's name and lines of its own source."""
+    return " ".join(_NOISE.sub("", str(error)).split())[:300]
+
+
+def _closed(*_: object) -> list[Array]:
+    raise RuntimeError("the session is closed")
