@@ -1,0 +1,67 @@
+"""The `headway` command: its groups, its exit codes, and how an error looks."""
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from headway.cli import bundle, convert, inspect, pack, registry, serve, ship
+from headway.cli.render import emit, err
+from headway.core.errors import HeadwayError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = typer.Typer(
+    name="headway",
+    help="From a trained model to a service its owner can trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(ship.ship)
+app.command()(pack.pack)
+app.command()(serve.serve)
+app.add_typer(bundle.app, name="bundle")
+app.add_typer(registry.app, name="registry")
+app.command()(convert.convert)
+app.command()(inspect.inspect)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """From a trained model to a service its owner can trust."""
+    if version:
+        from headway import __version__
+
+        typer.echo(f"headway {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 bug, 2 usage, 3 refused by a gate, 4 environment, 130 interrupted."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=True)
+    except HeadwayError as error:
+        err().print(f"[bold red]error[/bold red] {_escape(str(error))}", soft_wrap=True)
+        if "--json" in sys.argv:
+            emit({"error": error.message, "where": error.where, "remedy": error.remedy})
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err().print("interrupted; what was saved is intact, and the same command resumes")
+        sys.exit(INTERRUPTED)
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
