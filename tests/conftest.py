@@ -15,7 +15,9 @@ _LASTING = ("pydevd", "tqdm_monitor", "asyncio_", "ThreadPoolExecutor", "pytest_
 
 
 def _sockets() -> set[tuple[int, str]]:
-    found = psutil.Process().net_connections(kind="inet")
+    process = psutil.Process()
+    ask = process.net_connections if hasattr(process, "net_connections") else process.connections  # psutil 6 renamed it
+    found = ask(kind="inet")
     return {(c.fd, f"{c.laddr}") for c in found if c.status == psutil.CONN_LISTEN}
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -20,6 +20,7 @@ from headway.core.errors import ConfigError
 Place = tuple[str | int, ...]
 _MAX_VALUES = 10_000  # a recipe is small, and YAML aliases can multiply without bound
 _MAX_DEPTH = 50
+_UNKNOWN, _NO_NUMBER = "unknown_key", "no_number"  # our own findings among pydantic's
 
 
 class Config(BaseModel):
@@ -29,13 +30,21 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, data: object) -> object:
+    def _check_keys(cls, data: object) -> object:
         if isinstance(data, Mapping):
-            known = {info.alias or name for name, info in cls.model_fields.items()}
-            for key in data:
-                if key not in known:
-                    raise PydanticCustomError("unknown_key", "{hint}", {"key": key, "hint": unknown_key(key, known)})
+            for key, value in data.items():
+                if key not in cls.model_fields:
+                    hint = unknown_key(key, set(cls.model_fields))
+                    raise PydanticCustomError(_UNKNOWN, "{hint}", {"key": key, "hint": hint})
+                if isinstance(value, bool) and _only_number(cls.model_fields[key].annotation):
+                    hint = f"must be a number, got {str(value).lower()}"  # pydantic would read it as 0 or 1
+                    raise PydanticCustomError(_NO_NUMBER, "{hint}", {"key": key, "hint": hint})
         return data
+
+
+def _only_number(annotation: object) -> bool:
+    kinds = {annotation, *get_args(annotation)}
+    return bool(kinds & {int, float}) and bool not in kinds
 
 
 def unknown_key(key: object, known: Sequence[str] | set[str]) -> str:
@@ -65,9 +74,14 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, reading `1e-3` as a number (YAML 1.2) where YAML 1.1 reads it as text."""
+    """YAML's safe loader with YAML 1.2's scalars: `1e-3` is a number, and `no`, `on` and their like are text."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), ["t", "f"])
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)$"),
@@ -118,6 +132,9 @@ def _construct(loader: _Loader, node: yaml.Node, path: Place, source: Source, co
             f"more than {_MAX_VALUES} values or {_MAX_DEPTH} levels; are aliases (*name) multiplying?",
             where=f"{source.name}:{node.start_mark.line + 1}",
         )
+    where = f"{source.name}:{node.start_mark.line + 1}"
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        raise ConfigError(f"the tag {node.tag!r} is not allowed: a recipe is plain data", where=where)
     source.lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Hashable, Any] = {}
@@ -125,7 +142,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: Place, source: Source, co
             key = loader.construct_object(key_node)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise ConfigError(f"key {key!r} must be text", where=f"{source.name}:{line}")
+                raise ConfigError(f"key {key!r} must be text; put it in quotes", where=f"{source.name}:{line}")
             if key in mapping:
                 raise ConfigError(f"key {key!r} stands twice", where=f"{source.name}:{line}")
             source.lines[(*path, key)] = line
@@ -140,7 +157,7 @@ def _override(data: dict[str, Any], text: str, source: Source) -> None:
     key, equals, value = text.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ConfigError(f"{text!r} is not of the form key.key=value", where="--set")
+        raise ConfigError("not of the form key.key=value", where=f"--set {text}")
     place: Place = ()
     target: Any = data
     for depth, name in enumerate(names):
@@ -184,9 +201,10 @@ def _mistake(detail: ErrorDetails, source: Source, prefix: Place) -> tuple[str, 
     """(`file:line`, message) of one of pydantic's findings."""
     path: Place = (*prefix, *detail["loc"])
     context = detail.get("ctx") or {}
-    if detail["type"] == "unknown_key":
+    if detail["type"] in (_UNKNOWN, _NO_NUMBER):
         path = (*path, context["key"])
-        name, text = ".".join(map(str, path[:-1])), context["hint"]
+        at = path[:-1] if detail["type"] == _UNKNOWN else path
+        name, text = ".".join(map(str, at)), context["hint"]
     else:
         name, text = ".".join(map(str, path)), detail["msg"]
         given = detail["input"]

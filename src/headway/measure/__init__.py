@@ -1,0 +1,1 @@
+"""Floor 3: figures with intervals. Nothing here decides; the gate does."""
