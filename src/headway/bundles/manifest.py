@@ -3,15 +3,22 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from headway.core.machine import Machine
 from headway.core.tensors import TensorSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 
+
+def _no_parent(value: str) -> str:
+    if value in {".", ".."}:
+        raise ValueError("a name may not be '.' or '..'")
+    return value
+
+
 # A model's name stands in URLs, file names and metric labels.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$"), AfterValidator(_no_parent)]
 Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
 Outcome = Literal["pass", "fail", "insufficient"]
 

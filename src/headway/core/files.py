@@ -34,6 +34,27 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
 
 @contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends without an error.
+
+    For what is too large for `write_atomic`.
+    """
+    with storage_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        fresh = Path(name)
+        try:
+            yield fresh
+            _sync_file(fresh)
+            fresh.chmod(0o644)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+@contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `path` when the block ends without an error.
 
