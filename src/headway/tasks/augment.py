@@ -1,0 +1,31 @@
+"""Random changes to training pictures, drawn from torch's global random numbers."""
+
+import torch
+from torch.nn import functional
+
+
+def shift(pictures: torch.Tensor, pixels: int = 1) -> torch.Tensor:
+    """Move each picture, [N, C, H, W], by up to `pixels` in each direction; what comes in is zero."""
+    count, _, height, width = pictures.shape
+    padded = functional.pad(pictures, (pixels,) * 4)
+    top, left = torch.randint(0, 2 * pixels + 1, (2, count))
+    rows = (top[:, None] + torch.arange(height))[:, None, :, None]  # [N, 1, H, 1]
+    columns = (left[:, None] + torch.arange(width))[:, None, None, :]  # [N, 1, 1, W]
+    channels = torch.arange(pictures.shape[1])[None, :, None, None]
+    return padded[torch.arange(count)[:, None, None, None], channels, rows, columns]
+
+
+def flip(pictures: torch.Tensor) -> torch.Tensor:
+    """Mirror each picture, [N, C, H, W], left to right with probability one half."""
+    mirrored = torch.rand(len(pictures)) < 0.5
+    return torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+
+
+def shift_images(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Shift the input called "image" by up to one pixel."""
+    return {**inputs, "image": shift(inputs["image"])}
+
+
+def flip_and_shift_images(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Mirror the input called "image" with probability one half and shift it by up to two pixels."""
+    return {**inputs, "image": shift(flip(inputs["image"]), pixels=2)}
