@@ -7,10 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from headway.bundles.bundle import MANIFEST, Bundle, cache_folder
+from headway.bundles.bundle import MANIFEST, Bundle
+from headway.bundles.cache import cached
 from headway.bundles.paths import MAX_FILES, check_path, contents
 from headway.core.errors import BundleError
-from headway.core.files import atomic_file, atomic_folder
+from headway.core.files import atomic_file
 
 AGE_MAGIC = b"age-encryption.org/"
 _ENCRYPTED_FLAG = 0x1
@@ -45,34 +46,35 @@ def unpack(path: Path) -> Path:
                 "the bundle is encrypted", where=str(path), remedy=f"Run: headway bundle decrypt {path} --identity FILE"
             )
         file.seek(0)
-        folder = cache_folder() / f"hw-{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        if (folder / MANIFEST).is_file():
-            return folder
+        key = f"hw-{hashlib.file_digest(file, 'sha256').hexdigest()}"
         try:
-            _unpack(file, path, folder)
+            return cached(key, lambda fresh: _unpack(file, fresh, str(path)), lambda folder: _fits(file, folder))
         except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
             raise BundleError(
                 f"cannot be read as a .hw archive: {error}", where=str(path), remedy="Is the file complete?"
             ) from error
-    return folder
 
 
-def _unpack(file: BinaryIO, path: Path, folder: Path) -> None:
-    where = str(path)
+def _fits(file: BinaryIO, folder: Path) -> bool:
+    """Whether an unpacked folder still has the archive's files in their sizes."""
+    with zipfile.ZipFile(file) as packed:
+        return contents(folder) == {e.filename: e.file_size for e in packed.infolist() if not e.is_dir()}
+
+
+def _unpack(file: BinaryIO, fresh: Path, where: str) -> None:
     size = file.seek(0, 2)
     with zipfile.ZipFile(file) as packed:
         entries = _checked(packed.infolist(), size, where)
         if MANIFEST not in entries:
             raise BundleError("not a bundle: it has no manifest.json", where=where)
         needed = sum(entry.file_size for entry in entries.values())
-        free = shutil.disk_usage(folder.parent).free
+        free = shutil.disk_usage(fresh).free
         if needed + _SPARE_BYTES > free:
             raise BundleError(f"unpacks to {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free", where=where)
-        with atomic_folder(folder) as fresh:
-            for name, entry in entries.items():
-                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                with packed.open(entry) as source, (fresh / name).open("xb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
+        for name, entry in entries.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            with packed.open(entry) as source, (fresh / name).open("xb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _checked(entries: list[zipfile.ZipInfo], size: int, where: str) -> dict[str, zipfile.ZipInfo]:

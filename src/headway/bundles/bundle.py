@@ -1,6 +1,5 @@
 """A bundle: the sealed folder that is served. Nothing in it is ever executed or unpickled."""
 
-import contextlib
 import hashlib
 import json
 import math
@@ -12,12 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headway.bundles.cache import cache_folder, cached
 from headway.bundles.golden import Sample, read_sample
 from headway.bundles.manifest import SCHEMA_VERSION, Manifest, Variant
 from headway.bundles.paths import check_path, contents
 from headway.bundles.signing import SIGNATURE, check_signature, check_trust
-from headway.core.errors import BundleError, FormatError, TamperedError, storage_errors
-from headway.core.files import atomic_folder, digest_file, home
+from headway.core.errors import BundleError, FormatError, TamperedError
+from headway.core.files import digest_file
 
 MANIFEST = "manifest.json"
 REPORT = "report.html"
@@ -116,25 +116,21 @@ class Bundle:
 
         The copy is kept under `HEADWAY_HOME` by digest. It is as (un)verified as this one: call `verify` on it.
         """
-        folder = cache_folder() / self.digest
-        if folder == self.path:
+        if self.path.parent == cache_folder():
             return self
-        with contextlib.suppress(BundleError):  # a copy that is missing or damaged is made anew
-            kept = Bundle.open(folder)
-            kept.verify(trust_any=True)
-            return kept
-        with atomic_folder(folder) as fresh:
+
+        def copy(fresh: Path) -> None:
             shutil.copytree(self.path, fresh, symlinks=True, dirs_exist_ok=True)
-        return Bundle.open(folder)
+
+        return Bundle.open(cached(self.digest, copy, _is_whole))
 
 
-def cache_folder() -> Path:
-    """Where unpacked and copied bundles are kept; only the user may read it."""
-    folder = home() / "cache" / "bundles"
-    with storage_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    return folder
+def _is_whole(folder: Path) -> bool:
+    try:
+        Bundle.open(folder).verify(trust_any=True)
+    except BundleError:
+        return False
+    return True
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, str]:

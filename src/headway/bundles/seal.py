@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class Draft:
     variants: tuple[Variant, ...]
     chosen: str
     labels: tuple[str, ...] = ()
-    contract: Contract = Contract()
-    lineage: Lineage = Lineage()
+    contract: Contract = field(default_factory=Contract)
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 def seal(out: Path, draft: Draft, *, models: Mapping[str, Path], golden: Sequence[Sample], report: str) -> Bundle:

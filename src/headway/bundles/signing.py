@@ -22,6 +22,7 @@ from headway.core.files import home, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from model_signing.hashing import Config
 
 SIGNATURE = "signature.json"
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -82,12 +83,10 @@ def fingerprint(pem: str) -> str:
 
 def sign(folder: Path, private: Path) -> None:
     """Write `signature.json` over every other file in `folder`."""
-    from model_signing import hashing, signing
+    from model_signing import signing
 
-    config = hashing.Config().use_file_serialization()
-    config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-    signer = signing.Config().use_elliptic_key_signer(private_key=private).set_hashing_config(config)
-    signer.sign(folder, folder / SIGNATURE)
+    signer = signing.Config().use_elliptic_key_signer(private_key=private)  # type: ignore[no-untyped-call]
+    signer.set_hashing_config(_everything()).sign(folder, folder / SIGNATURE)
 
 
 def check_signature(folder: Path, signer: str, files: Iterable[str]) -> None:
@@ -101,16 +100,14 @@ def check_signature(folder: Path, signer: str, files: Iterable[str]) -> None:
     if unsigned := sorted(set(files) - covered):
         raise TamperedError(f"the signature does not cover {unsigned[0]}", where=str(path))
 
-    from model_signing import hashing, verifying
+    from model_signing import verifying
 
-    config = hashing.Config().use_file_serialization()
-    config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
     with tempfile.TemporaryDirectory(prefix="headway-") as scratch:
         key = Path(scratch) / "signer.pem"
         key.write_text(signer, encoding="ascii")
         try:
-            verifier = verifying.Config().use_elliptic_key_verifier(public_key=key).set_hashing_config(config)
-            verifier.verify(folder, path)
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)  # type: ignore[no-untyped-call]
+            verifier.set_hashing_config(_everything()).verify(folder, path)
         except Exception as error:  # what cryptography, pydantic and the library raise shares no other base
             reason = str(error) or "the signature is not the signer's"
             raise TamperedError(f"the signature does not hold: {reason}", where=str(path)) from error
@@ -148,6 +145,14 @@ def trust(pem: str) -> Path:
         _keys().chmod(0o700)
     write_atomic(path, pem)
     return path
+
+
+def _everything() -> "Config":
+    """How files are hashed: all but the signature itself; by default the library would skip git's files."""
+    from model_signing.hashing import Config
+
+    config: Config = Config().use_file_serialization()  # type: ignore[no-untyped-call]
+    return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
 def _covered(path: Path, signer: str) -> set[str]:
