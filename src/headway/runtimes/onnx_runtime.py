@@ -21,7 +21,8 @@ PROVIDERS = {
     "mps": "CoreMLExecutionProvider",
 }
 _NOISE = re.compile(
-    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^Exception during initialization: |Load model from .* failed:|/\S+\.(?:cc|h):\d+ .*\) "
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^Exception during initialization: "
+    r"|Load model from .* failed:|/\S+\.(?:cc|h):\d+ .*\) "
 )
 _ERROR = 3  # ONNX Runtime's log severity: what it warns of during graph optimisation is no user's concern
 
