@@ -1,0 +1,61 @@
+"""Making a task's model: the user's own code, so what it raises is reported as theirs."""
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headway.core.errors import HeadwayError, TaskError
+from headway.core.plugins import missing
+from headway.tasks.task import Task
+
+if TYPE_CHECKING:
+    import torch
+
+
+def build_model(task: Task, seed: int = 0) -> "torch.nn.Module":
+    """The task's untrained module, with weights drawn from `seed`; the caller's random numbers stay as they were.
+
+    Raises:
+        TaskError: the task has no factory, the factory raises, or returns something else than a module.
+        MissingDependencyError: torch is not installed.
+    """
+    try:
+        import torch
+
+        from headway.tasks.seeding import seeded
+    except ModuleNotFoundError as error:
+        raise missing("torch", needed_by="a task's model") from error
+    if task.model is None:
+        raise TaskError("the task has no model", remedy="Give Task(model=...) a function that makes a torch module.")
+    with seeded(seed):
+        try:
+            model = task.model()
+        except HeadwayError:
+            raise
+        except Exception as error:
+            raise user_error("the model factory", error) from error
+    if not isinstance(model, torch.nn.Module):
+        raise TaskError(f"the model factory returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def user_error(what: str, error: BaseException) -> TaskError:
+    """The user's exception as a `TaskError`, placed at the last line of code that is theirs."""
+    return TaskError(f"{what} raised {type(error).__name__}: {error}", where=user_frame(error))
+
+
+def user_frame(error: BaseException) -> str | None:
+    """`file:line` of the innermost frame that is neither an installed package's nor the standard library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _installed(frame.filename)] or frames[-1:]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
+
+
+_HEADWAY = Path(__file__).resolve().parents[1]
+_LIBRARY = Path(traceback.__file__).resolve().parent
+
+
+def _installed(filename: str) -> bool:
+    path = Path(filename).resolve()
+    inside = path.is_relative_to(_LIBRARY) or path.is_relative_to(_HEADWAY)
+    return inside or filename.startswith("<") or bool({"site-packages", "dist-packages"} & set(path.parts))

@@ -1,0 +1,165 @@
+"""Checkpoints: one safetensors file that holds all a run needs to go on as if nothing had happened.
+
+Tensors are the weights, the optimizer's state and torch's random numbers; the rest is JSON in the file's metadata, with
+a SHA-256 over all of it. Nothing is unpickled.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from headway.core.errors import FormatError
+from headway.core.files import write_atomic
+
+NAME = "checkpoint.safetensors"
+_FORMAT = "headway-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read.
+
+    Attributes:
+        run: digest of the run that wrote it.
+        state: the loop's own state, as JSON has it.
+        tensors: by name: `model.*`, `optimizer.N.*`, `random.*`.
+    """
+
+    run: str
+    state: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    def restore(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        device: torch.device,
+    ) -> None:
+        """Put everything back where `write` found it."""
+        model.load_state_dict(_under("model.", self.tensors))
+        _restore_optimizer(optimizer, self.tensors)
+        scaler.load_state_dict(self.state["scaler"])
+        _restore_random(self.state["random"], self.tensors, device)
+
+
+def write(
+    folder: Path,
+    run: str,
+    state: Mapping[str, Any],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+) -> None:
+    """Write a checkpoint in place of the last one; a reader sees the old or the new.
+
+    Raises:
+        StorageError: no space, or not writable; the last checkpoint is intact.
+    """
+    randoms, random_tensors = _random_state(device)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= _optimizer_state(optimizer) | random_tensors
+    # Copies: safetensors refuses tensors that share memory or are not contiguous (tied weights, channels_last).
+    tensors = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    text = json.dumps({**state, "scaler": scaler.state_dict(), "random": randoms})
+    about = {"format": _FORMAT, "run": run, "state": text, "sha256": _digest(run, text, tensors)}
+    write_atomic(folder / NAME, save(tensors, about))
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder`, or None where there is none.
+
+    Raises:
+        FormatError: it is damaged, or written by something else.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"damaged checkpoint: {error}", where=str(path)) from error
+    if about.get("format") != _FORMAT:
+        raise FormatError("not a checkpoint of this version", where=str(path))
+    if about["sha256"] != _digest(about["run"], about["state"], tensors):
+        raise FormatError("damaged checkpoint: its content does not match its SHA-256", where=str(path))
+    return Checkpoint(about["run"], json.loads(about["state"]), tensors)
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().data if value.numel() else b"")
+    return total.hexdigest()
+
+
+def _digest(run: str, text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    return hashlib.sha256(f"{run}\0{text}\0{state_digest(tensors)}".encode()).hexdigest()
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _under("optimizer.", tensors).items():
+        index, _, key = name.partition(".")
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape and value.dim() > 0:
+            # As the parameter lies in memory: another layout takes another kernel, and rounds differently.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _random_state(device: torch.device) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, words, cached = random.getstate()
+    tensors = {"random.torch": torch.get_rng_state()}
+    if device.type != "cpu":
+        tensors["random.accelerator"] = torch.get_device_module(device).get_rng_state(device)
+    as_json = {
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, gauss],
+        "python": [version, list(words), cached],
+    }
+    return as_json, tensors
+
+
+def _restore_random(as_json: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    name, keys, position, has_gauss, gauss = as_json["numpy"]
+    np.random.set_state((name, np.asarray(keys, np.uint32), position, has_gauss, gauss))
+    version, words, cached = as_json["python"]
+    random.setstate((version, tuple(words), cached))
+    torch.set_rng_state(tensors["random.torch"])
+    if device.type != "cpu" and "random.accelerator" in tensors:
+        torch.get_device_module(device).set_rng_state(tensors["random.accelerator"], device)

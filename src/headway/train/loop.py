@@ -1,0 +1,343 @@
+"""The training loop: one process, one clear loop.
+
+Everything a step does follows from its number (`plan.py`), so a checkpoint is the weights, the optimizer, the random
+numbers and that number, and a resumed run ends with the same bits as one that was never disturbed.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from headway.core.errors import DataError, FormatError, TaskError
+from headway.core.files import digest_json
+from headway.core.modules import forward
+from headway.core.progress import SILENT, Bar, Progress
+from headway.core.tensors import Array
+from headway.tasks import Task
+from headway.tasks.factory import user_error
+from headway.tasks.parts import Inputs, Part
+from headway.tasks.seeding import seeded
+from headway.train import checkpoint
+from headway.train.config import TrainConfig
+from headway.train.plan import Plan
+from headway.train.precision import Precision, choose
+from headway.train.scope import Interrupts, threads
+
+_LEAST_SCALE = 2.0**-10  # fp16 gradients that overflow even so are not an accident of one batch
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    Attributes:
+        epochs: passes done when it ended.
+        loss: mean over its rows, in training mode.
+        lr: of its last step.
+        seconds: of training, without interruptions.
+    """
+
+    epochs: float
+    loss: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to.
+
+    Attributes:
+        epochs: passes over the training part.
+        steps: optimizer steps.
+        loss: mean over the rows of the last epoch.
+        seconds: of training, over all resumed pieces.
+        precision: "fp32", "bf16" or "fp16".
+        device: where it ran.
+        reason: why that precision and device.
+        resumed: the step it went on from; 0 where it began afresh.
+        history: one entry an epoch.
+    """
+
+    epochs: float
+    steps: int
+    loss: float
+    seconds: float
+    precision: str
+    device: str
+    reason: str
+    resumed: int
+    history: tuple[Epoch, ...]
+
+
+def fit(
+    model: torch.nn.Module,
+    task: Task,
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    progress: Progress = SILENT,
+    title: str = "train",
+) -> TrainResult:
+    """Train `model` in place on the task's training part; it comes back in evaluation mode, on the device it was on.
+
+    The same model, data, configuration and thread count give the same weights on the same machine. The caller's random
+    numbers and thread count are as before afterwards.
+
+    Args:
+        model: what to train; parameters that need no gradient are left alone.
+        folder: where checkpoints lie. A run that finds one of its own goes on from there, and one that was finished
+            returns at once; another run's, or a damaged one, is passed over. None keeps no checkpoints.
+        title: of the progress bar.
+
+    Raises:
+        DataError: the training part is empty, or a batch holds NaN or infinity.
+        TaskError: the loss or a gradient is no longer finite, or the user's code raises.
+        ConfigError: there is no such device here.
+        StorageError: a checkpoint could not be written.
+    """
+    if len(task.parts.train) == 0:
+        raise DataError("the training part is empty", where="train")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TaskError("the model has no parameter to train", remedy="Let some parameters require a gradient.")
+    home = next(model.parameters()).device
+    with ExitStack() as scope:
+        scope.enter_context(threads(config.threads))
+        scope.enter_context(seeded(config.seed))
+        run = _Run.start(model, task, config, folder)
+        try:
+            run.resume(progress)
+            with progress.work(title, run.plan.steps) as bar:
+                run.train(bar)
+        finally:
+            model.to(device=home).eval()
+            _lay_out(model, torch.contiguous_format)
+        return run.result()
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds beside tensors."""
+
+    step: int = 0
+    loss_sum: float = 0.0  # over the rows of this epoch
+    loss_rows: int = 0
+    seconds: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    """A run under way."""
+
+    model: torch.nn.Module
+    task: Task
+    plan: Plan
+    precision: Precision
+    folder: Path | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    key: str
+    channels_last: bool
+    state: _State = field(default_factory=_State)
+    resumed: int = 0
+
+    @classmethod
+    def start(cls, model: torch.nn.Module, task: Task, config: TrainConfig, folder: Path | None) -> "_Run":
+        precision = choose(config)
+        key = _key(model, task.parts.train, config, precision) if folder else ""
+        model.to(precision.device).train()
+        # Convolutions on channels last: 1.6x faster steps on CPU (AVX-512, two threads) for the digits network.
+        channels_last = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+        if channels_last:
+            _lay_out(model, torch.channels_last)
+        return cls(
+            model=model,
+            task=task,
+            plan=Plan(len(task.parts.train), config),
+            precision=precision,
+            folder=folder,
+            optimizer=_optimizer(model, config),
+            scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.scaled),
+            key=key,
+            channels_last=channels_last,
+        )
+
+    def resume(self, progress: Progress) -> None:
+        """Go on from the checkpoint, where there is a sound one of this very run."""
+        if self.folder is None:
+            return
+        try:
+            found = checkpoint.read(self.folder)
+        except FormatError as error:
+            progress.say(f"{error}\n  Training begins afresh.")
+            return
+        if found is None:
+            return
+        if found.run != self.key:
+            progress.say(f"{self.folder / checkpoint.NAME}: of another run; training begins afresh")
+            return
+        found.restore(self.model, self.optimizer, self.scaler, self.precision.device)
+        saved = found.state["progress"]
+        self.state = _State(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
+        self.resumed = self.state.step
+        progress.say(f"going on from step {self.resumed} of {self.plan.steps}")
+
+    def save(self) -> None:
+        """Write a checkpoint, where they are kept."""
+        if self.folder is not None:
+            state = {"progress": asdict(self.state)}
+            device = self.precision.device
+            checkpoint.write(self.folder, self.key, state, self.model, self.optimizer, self.scaler, device)
+
+    def train(self, bar: Bar) -> None:
+        """Every step that is left."""
+        state, plan, config = self.state, self.plan, self.plan.config
+        bar.advance(state.step)
+        saved = time.monotonic()
+        with Interrupts() as interrupts:
+            while state.step < plan.steps:
+                began = time.monotonic()
+                rows = self.step()
+                seconds = time.monotonic() - began
+                state.seconds += seconds
+                bar.advance(1, f"loss {state.loss_sum / state.loss_rows:.4f}, {rows / seconds:,.0f} rows/s")
+                ended = plan.ends_epoch(state.step)
+                if ended:
+                    self.end_epoch()
+                state.step += 1
+                if ended or interrupts.pending or time.monotonic() - saved > config.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+                if interrupts.pending:
+                    interrupts.deliver()
+
+    def step(self) -> int:
+        """One optimizer step; returns its rows. The loss is the mean over all rows of the step's batches."""
+        batches = self.plan.batches(self.state.step)
+        rows = sum(len(batch) for batch in batches)
+        lr = self.plan.lr(self.state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.precision.device)
+        for batch in batches:
+            inputs, targets = self.task.parts.train.batch(batch)
+            loss = self._loss(inputs, targets) * (len(batch) / rows)
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+            if not math.isfinite(total.item()):
+                raise self._not_finite("the loss", inputs, batch.tolist())
+        self.scaler.unscale_(self.optimizer)
+        limit = self.plan.config.clip or math.inf  # without a limit the norm still tells whether gradients are finite
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE):
+            raise self._not_finite("a gradient", inputs, batch.tolist())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.state.loss_sum += total.item() * rows
+        self.state.loss_rows += rows
+        return rows
+
+    def _loss(self, inputs: Inputs, targets: Array) -> torch.Tensor:
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        if self.task.augment is not None:
+            tensors = _users("augment", self.task.augment, tensors)
+        device = self.precision.device
+        tensors = {name: self._place(value) for name, value in tensors.items()}
+        wanted = torch.from_numpy(targets).to(device)
+        with self.precision.autocast():
+            outputs = _users("the model", forward, self.model, tensors, self.task.output_names)
+        outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
+        loss = _users("the loss", self.task.loss or _cross_entropy, outputs, wanted)
+        if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+            got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise TaskError(f"the loss must be a tensor without dimensions, the mean over the rows; got {got}")
+        return loss
+
+    def _place(self, value: torch.Tensor) -> torch.Tensor:
+        value = value.to(self.precision.device)
+        return value.contiguous(memory_format=torch.channels_last) if self.channels_last and value.dim() == 4 else value
+
+    def _not_finite(self, what: str, inputs: Inputs, rows: list[int]) -> Exception:
+        step, config = self.state.step, self.plan.config
+        where = f"step {step + 1} of {self.plan.steps}, epoch {self.plan.epoch(step) + 1}"
+        for name, value in inputs.items():
+            bad = [i for i, row in enumerate(torch.from_numpy(value)) if not row.isfinite().all()]
+            if bad:
+                return DataError(f"input {name!r} of training row {rows[bad[0]]} is not finite", where=where)
+        advice = [f"a smaller train.lr (now {config.lr:g})", "a longer train.warmup"]
+        advice += ["train.clip: 1.0"] if config.clip is None else []
+        advice += ["train.precision: fp32"] if self.precision.name != "fp32" else []
+        return TaskError(f"{what} is no longer finite", where=where, remedy=f"Try {', or '.join(advice)}.")
+
+    def end_epoch(self) -> None:
+        """Close the epoch that the current step ends."""
+        state = self.state
+        before = sum(epoch.seconds for epoch in state.history)
+        done = min((state.step + 1) / self.plan.steps_per_epoch, self.plan.config.epochs)
+        lr = self.plan.lr(state.step)
+        state.history.append(Epoch(done, state.loss_sum / state.loss_rows, lr, state.seconds - before))
+        state.loss_sum, state.loss_rows = 0.0, 0
+
+    def result(self) -> TrainResult:
+        """What `fit` returns."""
+        last = self.state.history[-1]
+        return TrainResult(
+            epochs=last.epochs,
+            steps=self.state.step,
+            loss=last.loss,
+            seconds=self.state.seconds,
+            precision=self.precision.name,
+            device=str(self.precision.device),
+            reason=self.precision.reason,
+            resumed=self.resumed,
+            history=tuple(self.state.history),
+        )
+
+
+def _key(model: torch.nn.Module, part: Part, config: TrainConfig, precision: Precision) -> str:
+    """Digest of what decides the outcome: a checkpoint of anything else is not this run's."""
+    decisive = config.model_dump(mode="json", exclude={"checkpoint_seconds", "threads", "device", "precision"})
+    decisive |= {"precision": precision.name, "start": checkpoint.state_digest(model.state_dict())}
+    return digest_json({**decisive, "data": part.digest()})
+
+
+def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Biases and norms do not decay: pulling a scale or shift to zero regularises nothing (Goyal et al. 2017, 5.3)."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in learning if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in learning if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def _cross_entropy(outputs: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(next(iter(outputs.values())), targets.long())
+
+
+def _lay_out(model: torch.nn.Module, layout: torch.memory_format) -> None:
+    """Rewrite the convolutions' weights in another layout."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=layout)
+
+
+def _users(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the user's code and report what it raises as theirs."""
+    try:
+        return call(*arguments)
+    except (TaskError, DataError):
+        raise
+    except Exception as error:
+        raise user_error(what, error) from error
