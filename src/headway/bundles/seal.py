@@ -47,7 +47,7 @@ def seal(out: Path, draft: Draft, *, models: Mapping[str, Path], golden: Sequenc
         StorageError: `out` cannot be written. Nothing is left behind, and what stood there stays.
     """
     out = Path(out).absolute()
-    _check_target(out)
+    check_target(out)
     ids = [variant.id for variant in draft.variants]
     if len(set(ids)) != len(ids) or set(models) != set(ids):
         raise BundleError(f"model files {sorted(models)} do not match the variants {ids}", where=draft.name)
@@ -64,7 +64,8 @@ def seal(out: Path, draft: Draft, *, models: Mapping[str, Path], golden: Sequenc
     return Bundle.open(out)
 
 
-def _check_target(out: Path) -> None:
+def check_target(out: Path) -> None:
+    """Raise `BundleError` if sealing to `out` would replace something that is not a bundle."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise BundleError("is not a folder", where=str(out), remedy="Choose another --out.")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():

@@ -1,0 +1,51 @@
+# One word for each thing that a developer does. `make setup` leaves a ready .venv/; everything else makes it first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-fast lint types bench docs lock clean
+setup: $(READY)
+
+# The lock first, so that torch is the one that was locked; then Headway itself, which adds nothing to it.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headway needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/python scripts/demo.py
+
+test: setup
+	$(BIN)/pytest
+
+test-fast: setup
+	$(BIN)/pytest -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/mypy
+
+# Minutes to hours; writes benchmarks/RESULTS.md.
+bench: setup
+	$(BIN)/python benchmarks/ship.py
+
+docs: setup
+	$(BIN)/python scripts/recipe_reference.py
+
+# The same pip that installs also resolves, so that it finds torch where this machine has it.
+lock: setup
+	$(BIN)/pip-compile --quiet --strip-extras --extra dev --no-emit-index-url --no-emit-find-links --no-emit-options \
+		--allow-unsafe --no-annotate --no-header --resolver backtracking --constraint constraints.txt \
+		--output-file requirements.lock pyproject.toml
+	sed -i -e 's/+cpu$$//' -e '1i # Made by `make lock`; do not edit.' requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache

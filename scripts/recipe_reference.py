@@ -1,0 +1,75 @@
+"""Writes docs/recipe.md from the descriptions that the configuration's own fields carry."""
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from headway.core import plugins
+from headway.core.config import Config
+from headway.ship.recipe import ModelRef, RecipeConfig, Target, TaskRef
+from headway.train.config import TrainConfig
+
+TARGET = Path(__file__).parents[1] / "docs" / "recipe.md"
+HEAD = """# The recipe
+
+Made by `make docs` from the configuration itself. A recipe is one YAML file:
+
+```yaml
+{example}```
+
+An unknown key is an error that names the line and the nearest known key. Any value can be set on the command line, with
+`--set train.epochs=2` or `--set steps.0.prune.keep=0.7`. Relative paths start from the recipe's folder.
+"""
+
+
+def kind(annotation: Any) -> str:
+    """A field's type as a reader would say it."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if part is type(None) else kind(part) for part in inner)
+    if origin in (tuple, list):
+        return f"list of {kind(inner[0])}"
+    if origin is dict or annotation is dict:
+        return "mapping"
+    if hasattr(annotation, "__metadata__"):
+        return kind(annotation.__origin__)
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+    return names.get(annotation, "see below")
+
+
+def default(field: Any) -> str:
+    """A field's default as YAML would have it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, Config):
+        return "see below"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def section(title: str, model: type[Config]) -> Iterator[str]:
+    """One table of keys."""
+    yield f"\n## {title}\n\n{(model.__doc__ or '').strip()}\n\n| key | is | default | means |\n|---|---|---|---|\n"
+    for name, field in model.model_fields.items():
+        yield f"| `{name}` | {kind(field.annotation)} | {default(field)} | {field.description or ''} |\n"
+
+
+def reference() -> str:
+    """The whole page."""
+    example = (TARGET.parents[1] / "examples" / "digits.yaml").read_text(encoding="utf-8")
+    parts = [HEAD.format(example=example), *section("Top level", RecipeConfig)]
+    for title, model in {"task": TaskRef, "model": ModelRef, "train": TrainConfig, "target": Target}.items():
+        parts += section(f"`{title}`", model)
+    for name in plugins.names("headway.steps"):
+        parts += section(f"Step `{name}`", plugins.load("headway.steps", name).Config)
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    TARGET.write_text(reference(), encoding="utf-8")
+    print(f"wrote {TARGET}")

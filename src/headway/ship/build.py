@@ -1,0 +1,224 @@
+"""Builds the model files that a recipe asks for, each stage once.
+
+    train or load -> module steps -> export -> graph steps
+
+Every stage's result is kept in the store, so that variants share what they have in common.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headway.bundles.manifest import StepRecord
+from headway.core import machine, plugins
+from headway.core.errors import TaskError
+from headway.core.files import digest_file, write_atomic
+from headway.core.progress import Progress
+from headway.core.tensors import Array
+from headway.ship.plan import Plan
+from headway.ship.recipe import Recipe, StepChoice
+from headway.ship.store import Store
+from headway.tasks import Task
+
+if TYPE_CHECKING:
+    import torch
+
+_WEIGHTS, _RECORD = "weights.safetensors", "record.json"
+_TOOLS = ("headway", "torch", "onnx", "onnxscript", "onnxruntime", "torch-pruning")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A variant's model file, ready to be measured."""
+
+    plan: Plan
+    file: Path
+    format: str
+    precision: str
+    records: tuple[StepRecord, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a recipe stands on: everything that results depend on beside its settings."""
+
+    task: str
+    arguments: dict[str, Any]
+    data_sha256: str
+    source_sha256: str
+    model_sha256: str
+    versions: dict[str, str]
+
+    def key(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return dict(self.__dict__)
+
+
+def identify(recipe: Recipe, task: Task, source_sha256: str) -> Identity:
+    """Digest the data and the model files, and note the versions of what will compute."""
+    given = recipe.weights or recipe.onnx
+    return Identity(
+        task=recipe.config.task.use,
+        arguments=recipe.config.task.args,
+        data_sha256=task.parts.digest(),
+        source_sha256=source_sha256,
+        model_sha256=digest_file(given) if given else "",
+        versions={name: version(name) for name in _TOOLS},
+    )
+
+
+class Builder:
+    """Builds variants of one recipe.
+
+    Args:
+        recipe: what is asked.
+        task: its task, checked.
+        identity: what results depend on.
+        store: where they are kept.
+        progress: told of long work.
+    """
+
+    def __init__(self, recipe: Recipe, task: Task, identity: Identity, store: Store, progress: Progress) -> None:
+        self.recipe, self.task, self.store, self.progress = recipe, task, store, progress
+        self._identity = identity.key()
+        self._threads = recipe.config.target.threads
+
+    def build(self, plan: Plan) -> Built:
+        """Everything that `plan` needs, from the store or anew."""
+        if self.recipe.onnx is not None:
+            file, records = self.recipe.onnx, []
+        else:
+            folders = self._module_folders(plan.module_steps)
+            file = self._export(folders)
+            records = [self._record(folder, step) for folder, step in zip(folders[1:], plan.module_steps, strict=True)]
+        precision = "fp32"
+        for step in plan.graph_steps:
+            folder = self._graph(file, step)
+            file = folder / "model.onnx"
+            records.append(self._record(folder, step))
+            precision = step.make().precision
+        return Built(plan, file, "onnx", precision, tuple(records))
+
+    def original(self) -> "torch.nn.Module":
+        """The trained module, in evaluation mode."""
+        return self._module(self._module_folders(()))
+
+    def original_weights(self) -> Path:
+        """The original's weights: what sizes are compared with."""
+        return self.recipe.onnx or self._module_folders(())[0] / _WEIGHTS
+
+    # -- stages ----------------------------------------------------------------------------------------------------
+
+    def _module_folders(self, steps: tuple[StepChoice, ...]) -> list[Path]:
+        """The folder of the trained model, then one for each step."""
+        key: dict[str, Any] = {"identity": self._identity, "train": self.recipe.config.train.model_dump(mode="json")}
+        folders = [self.store.stage("train", key, self._load if self.recipe.weights else self._train)]
+        for step in steps:
+            key = {"before": key, **self._step_key(step)}
+            folders.append(self.store.stage("module", key, partial(self._apply, step, tuple(folders))))
+        return folders
+
+    def _train(self, out: Path, scratch: Path) -> None:
+        from headway.train.loop import fit
+        from headway.train.weights import save_weights
+
+        model = self._factory(self.recipe.config.train.seed)
+        result = fit(model, self.task, self.recipe.config.train, folder=scratch, progress=self.progress)
+        save_weights(model, out / _WEIGHTS)
+        write_atomic(out / _RECORD, json.dumps(asdict(result), indent=2))
+
+    def _load(self, out: Path, scratch: Path) -> None:
+        from headway.train.weights import load_weights, save_weights
+
+        assert self.recipe.weights is not None  # noqa: S101  (the caller chose this stage because of it)
+        model = self._factory(0)
+        load_weights(model, self.recipe.weights)
+        save_weights(model, out / _WEIGHTS)
+
+    def _apply(self, step: StepChoice, before: Sequence[Path], out: Path, scratch: Path) -> None:
+        from headway.train.weights import save_weights
+
+        model, record = step.make().apply(self._module(before), self._context(scratch))
+        save_weights(model, out / _WEIGHTS)
+        write_atomic(out / _RECORD, json.dumps({"step": step.name, "record": record}))
+
+    def _export(self, folders: Sequence[Path]) -> Path:
+        export = plugins.load("headway.exports", "onnx")()
+
+        def build(out: Path, scratch: Path) -> None:
+            with self.progress.work("export to ONNX", 1) as bar:
+                export.write(self._module(folders), self.example(2), self.task.output_names, out / "model.onnx")
+                bar.advance(1)
+
+        key = {"weights": digest_file(folders[-1] / _WEIGHTS), "from": folders[-1].name, "identity": self._identity}
+        return self.store.stage("export", key, build) / "model.onnx"
+
+    def _graph(self, file: Path, step: StepChoice) -> Path:
+        def build(out: Path, scratch: Path) -> None:
+            record = step.make().apply(file, out / "model.onnx", self._context(scratch))
+            write_atomic(out / _RECORD, json.dumps({"step": step.name, "record": record}))
+
+        key = {"graph": digest_file(file), "identity": self._identity, **self._step_key(step)}
+        return self.store.stage("graph", key, build)
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def example(self, rows: int) -> dict[str, Array]:
+        """Inputs by name, each [rows, ...], from the head of the calibration part."""
+        inputs, _ = self.task.parts.calibration.batch(np.arange(rows) % len(self.task.parts.calibration))
+        return inputs
+
+    def _module(self, folders: Sequence[Path]) -> "torch.nn.Module":
+        """Rebuilt from the factory, the records and the last folder's weights."""
+        from headway.train.weights import load_weights
+
+        model = self._factory(0)
+        for folder in folders[1:]:
+            saved = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+            choice = next(step for step in self.recipe.steps if step.name == saved["step"])
+            model = choice.make().replay(model, saved["record"])
+        load_weights(model, folders[-1] / _WEIGHTS)
+        return model.eval()
+
+    def _factory(self, seed: int) -> "torch.nn.Module":
+        import torch
+
+        if self.task.model is None:
+            raise TaskError(
+                "the task has no model factory, and the recipe brings no ONNX file",
+                where=self.recipe.config.task.use,
+                remedy="Set `model` in the task, or `model: {onnx: FILE}` in the recipe.",
+            )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.task.model()
+
+    def _context(self, scratch: Path) -> Any:
+        from headway.compress.step import StepContext
+
+        return StepContext(
+            task=self.task,
+            train=self.recipe.config.train,
+            machine=machine.here(),
+            folder=scratch,
+            progress=self.progress,
+            threads=self._threads,
+        )
+
+    def _step_key(self, step: StepChoice) -> dict[str, Any]:
+        return {
+            "step": step.name,
+            "config": step.config.model_dump(mode="json"),
+            "train": self.recipe.config.train.model_dump(mode="json"),
+            "instruction_sets": machine.here().instruction_sets,
+        }
+
+    def _record(self, folder: Path, step: StepChoice) -> StepRecord:
+        saved = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return StepRecord(step=step.name, config=step.config.model_dump(mode="json"), record=saved["record"])

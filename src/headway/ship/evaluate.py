@@ -1,0 +1,204 @@
+"""Measures every variant beside the original, in one run on one machine."""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from headway.bundles.golden import Sample, errors
+from headway.bundles.manifest import Latency, Scorecard
+from headway.core import machine
+from headway.core.errors import DataError
+from headway.core.progress import Progress
+from headway.core.tensors import Array, TensorSpec, from_numpy
+from headway.measure.accuracy import Rows, compare
+from headway.measure.latency import Milliseconds, interleave, speedup, summarise
+from headway.measure.memory import peak_memory_mb
+from headway.runtimes.runtime import Session
+from headway.ship.build import Built
+from headway.ship.recipe import Target
+from headway.tasks import Task
+from headway.tasks.parts import Part
+
+EAGER, FILE = "eager PyTorch", "the given ONNX file"
+_BATCH = 64  # rows a run while predicting
+_THROUGHPUT_BATCH = 32
+_LATENCY_ROWS = 64  # test rows that single runs go round
+_ERROR_FACTOR, _SCALE_SHARE = 2.0, 1e-4  # of the error seen here, and of the largest output
+_ORIGINAL = ""  # among names of variants, which are never empty
+
+
+class Reference(BaseModel):
+    """The original's own figures."""
+
+    name: str
+    accuracy: float
+    latency_ms: Latency
+    throughput: float
+    size_mb: float
+
+
+class Evaluation(BaseModel):
+    """What was measured, by variant id."""
+
+    reference: Reference
+    cards: dict[str, Scorecard]
+    tolerances: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Original:
+    """What variants are compared with: the session, its name in reports, and the file that sizes are compared with."""
+
+    session: Session
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A variant on one runtime."""
+
+    built: Built
+    runtime: str
+    session: Session
+
+
+def specs(task: Task) -> tuple[TensorSpec, ...]:
+    """The task's inputs, as its data shows them; the first dimension is the batch."""
+    inputs, _ = task.parts.test.batch(np.arange(1))
+    return tuple(
+        TensorSpec(name=name, datatype=from_numpy(value.dtype).name, shape=(-1, *value.shape[1:]))
+        for name, value in inputs.items()
+    )
+
+
+def predict(session: Session, part: Part, progress: Progress, title: str) -> tuple[dict[str, Array], Array]:
+    """Outputs by name and targets over a whole part, [len(part), ...] each."""
+    outputs: list[dict[str, Array]] = []
+    targets: list[Array] = []
+    with progress.work(title, len(part)) as bar:
+        for rows in np.array_split(np.arange(len(part)), range(_BATCH, len(part), _BATCH)):
+            inputs, wanted = part.batch(rows)
+            outputs.append(session.run(inputs))
+            targets.append(wanted)
+            bar.advance(len(rows))
+    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}, np.concatenate(targets)
+
+
+def golden(session: Session, part: Part) -> tuple[Sample, ...]:
+    """Inputs from all over the test part with the original's answers: four single rows and a batch of eight."""
+    rows = np.linspace(0, len(part) - 1, 12).astype(int)
+    groups = [*rows[:4, None], rows[4:]]
+    return tuple(Sample(inputs, session.run(inputs)) for inputs, _ in (part.batch(group) for group in groups))
+
+
+def evaluate(
+    original: Original,
+    subjects: Mapping[str, Subject],
+    task: Task,
+    target: Target,
+    confidence: float,
+    progress: Progress,
+) -> Evaluation:
+    """Measure every subject beside the original.
+
+    Args:
+        original: what they are compared with.
+        subjects: by variant id.
+        task: data and metric; `test` is read here and nowhere else.
+        target: threads and time.
+        confidence: of each end of each interval on its own.
+        progress: told of long work.
+
+    Raises:
+        DataError: the original answers NaN, or is never right.
+    """
+    original_rows = _scores(original.session, task, progress, f"test data: {original.name}")
+    scores = {id_: _scores(s.session, task, progress, f"test data: {id_}") for id_, s in subjects.items()}
+    sessions = {_ORIGINAL: original.session, **{id_: subject.session for id_, subject in subjects.items()}}
+    singles, throughput = _time(sessions, task.parts.test, target, progress)
+    samples = golden(original.session, task.parts.test)
+    original_mb = original.file.stat().st_size / 1e6
+    cards = {}
+    for id_, subject in subjects.items():
+        size_mb = subject.built.file.stat().st_size / 1e6
+        cards[id_] = Scorecard(
+            accuracy=compare(
+                original_rows, scores[id_], metric=task.metric.name, binary=task.metric.binary, confidence=confidence
+            ),
+            latency_ms=summarise(singles[id_], confidence),
+            speedup=speedup(singles[_ORIGINAL], singles[id_], confidence),
+            throughput=throughput[id_],
+            throughput_batch=_THROUGHPUT_BATCH,
+            size_mb=size_mb,
+            size_ratio=size_mb / original_mb,
+            peak_memory_mb=_memory(subject, task.parts.test, target.threads),
+            threads=target.threads,
+            reference=original.name,
+            machine=machine.here(),
+        )
+    return Evaluation(
+        reference=Reference(
+            name=original.name,
+            accuracy=float(original_rows.mean()),
+            latency_ms=summarise(singles[_ORIGINAL], confidence),
+            throughput=throughput[_ORIGINAL],
+            size_mb=original_mb,
+        ),
+        cards=cards,
+        tolerances={id_: _tolerance(samples, s.session) for id_, s in subjects.items()},
+    )
+
+
+def _scores(session: Session, task: Task, progress: Progress, title: str) -> Rows:
+    outputs, targets = predict(session, task.parts.test, progress, title)
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            raise DataError(f"output {name!r} is not finite on the test part", where=title)
+    return np.asarray(task.metric.rows(outputs, targets), dtype=np.float64)
+
+
+def _time(
+    sessions: Mapping[str, Session], part: Part, target: Target, progress: Progress
+) -> tuple[dict[str, Milliseconds], dict[str, float]]:
+    """Milliseconds of single rows, and rows/s in batches, by name; everybody sees the same rows in the same order."""
+    singles = [part.batch(np.array([i]))[0] for i in range(min(_LATENCY_ROWS, len(part)))]
+    batch, _ = part.batch(np.arange(_THROUGHPUT_BATCH) % len(part))
+
+    def going_round(session: Session) -> Callable[[], object]:
+        rows = itertools.cycle(singles)
+        return lambda: session.run(next(rows))
+
+    latency = interleave(
+        {name: going_round(session) for name, session in sessions.items()}, seconds=target.seconds, progress=progress
+    )
+    batches = interleave(
+        {name: partial(session.run, batch) for name, session in sessions.items()},
+        seconds=target.seconds / 2,
+        least_rounds=5,
+        most_rounds=100,
+        progress=progress,
+        title="measure throughput",
+    )
+    return latency, {name: 1000 * _THROUGHPUT_BATCH / float(np.median(ms)) for name, ms in batches.items()}
+
+
+def _memory(subject: Subject, part: Part, threads: int) -> float:
+    inputs, _ = part.batch(np.arange(_THROUGHPUT_BATCH) % len(part))
+    with tempfile.TemporaryDirectory(prefix="headway-") as folder:
+        file = Path(folder) / "batch.npz"
+        np.savez(file, **inputs)  # type: ignore[arg-type]
+        return peak_memory_mb(subject.runtime, subject.built.file, file, threads)
+
+
+def _tolerance(samples: Sequence[Sample], session: Session) -> dict[str, float]:
+    """What a sound replay may differ by. Other machines' kernels sum and round in another order."""
+    seen = errors(samples, session)
+    scale = {name: max(float(np.abs(s.outputs[name]).max(initial=0.0)) for s in samples) for name in seen}
+    return {name: _ERROR_FACTOR * error + _SCALE_SHARE * scale[name] for name, error in seen.items()}

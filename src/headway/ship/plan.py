@@ -1,0 +1,40 @@
+"""Which variants a recipe asks for: every combination of its steps, in their order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from headway.ship.recipe import StepChoice
+
+ORIGINAL = "original"
+_PAST = {"prune": "pruned", "quantize": "quantized", "distill": "distilled"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One variant to build."""
+
+    id: str
+    module_steps: tuple[StepChoice, ...]
+    graph_steps: tuple[StepChoice, ...]
+
+    @property
+    def steps(self) -> tuple[StepChoice, ...]:
+        """All of them, in order."""
+        return self.module_steps + self.graph_steps
+
+
+def plans(steps: Sequence[StepChoice]) -> tuple[Plan, ...]:
+    """The original first, then one plan for each non-empty combination of steps, fewest steps first."""
+    found = []
+    for size in range(len(steps) + 1):
+        for chosen in combinations(steps, size):
+            name = "-".join(_PAST.get(step.name, step.name) for step in chosen) or ORIGINAL
+            found.append(
+                Plan(
+                    name,
+                    tuple(step for step in chosen if step.stage == "module"),
+                    tuple(step for step in chosen if step.stage == "graph"),
+                )
+            )
+    return tuple(found)

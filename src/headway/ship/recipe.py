@@ -1,0 +1,176 @@
+"""The recipe: the YAML file a user writes, and `headway.Recipe`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from headway.bundles.manifest import Contract, Name
+from headway.core import plugins
+from headway.core.config import Config, Source, read_yaml, unknown_key, validate
+from headway.core.errors import ConfigError
+from headway.train.config import TrainConfig
+
+
+class TaskRef(Config):
+    """Which task, and what it is called with."""
+
+    use: str = Field(description="`package.module:function`, or `path/to/file.py:function` beside the recipe.")
+    args: dict[str, Any] = Field({}, description="Keyword arguments of that function.")
+
+
+class ModelRef(Config):
+    """A model that is trained already; `train` is then only used for fine-tuning."""
+
+    weights: Path | None = Field(None, description="Safetensors file for the task's model factory.")
+    onnx: Path | None = Field(None, description="ONNX file; only steps that work on a graph can be taken.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.weights is None) == (self.onnx is None):
+            raise ValueError("give either `weights` or `onnx`")
+        return self
+
+
+class Target(Config):
+    """What a variant must keep to be shipped."""
+
+    devices: tuple[Literal["cpu"], ...] = Field(("cpu",), min_length=1, description="Where the bundle is to run.")
+    keep_accuracy: float = Field(
+        0.99, gt=0, le=1.5, description="Share of the original's metric on test data that must be proven to be kept."
+    )
+    p99_ms: float | None = Field(None, gt=0, description="Bound of the 99th percentile of latency at batch 1.")
+    max_size_mb: float | None = Field(None, gt=0, description="Bound of the model files, in units of 10^6 bytes.")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="That nothing worse ships; shared out over the variants that are tried."
+    )
+    threads: int = Field(1, ge=1, description="CPU threads a run, for the original and every variant alike.")
+    seconds: float = Field(10, gt=0, description="Time for measuring latency, once every variant has 100 rounds.")
+
+    def contract(self) -> Contract:
+        """What goes into the manifest."""
+        return Contract(
+            keep_accuracy=self.keep_accuracy,
+            p99_ms=self.p99_ms,
+            max_size_mb=self.max_size_mb,
+            confidence=self.confidence,
+            devices=self.devices,
+            threads=self.threads,
+        )
+
+
+class RecipeConfig(Config):
+    """The whole file."""
+
+    name: Name = Field(description="Of the bundle, and so of the served model.")
+    task: TaskRef = Field(description="Data, metric and model factory.")
+    model: ModelRef | None = Field(None, description="A model that is trained already.")
+    train: TrainConfig = Field(TrainConfig(), description="How the model is trained, and fine-tuned after pruning.")
+    steps: tuple[str | dict[str, dict[str, Any] | None], ...] = Field(
+        (), max_length=4, description="What is done to the model; every combination in this order becomes a variant."
+    )
+    target: Target = Field(Target(), description="What a variant must keep.")
+
+
+@dataclass(frozen=True)
+class StepChoice:
+    """A step of the recipe, with its validated configuration."""
+
+    name: str
+    stage: Literal["module", "graph"]
+    config: Config
+
+    def make(self) -> Any:
+        """The step itself: a `ModuleStep` or `GraphStep`, as `stage` says."""
+        return plugins.load("headway.steps", self.name)(self.config)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe.
+
+    Attributes:
+        config: the file's content.
+        steps: its steps.
+        base: the folder that relative paths start from.
+    """
+
+    config: RecipeConfig
+    steps: tuple[StepChoice, ...]
+    base: Path
+
+    @classmethod
+    def load(cls, path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
+        """Read a recipe.
+
+        Args:
+            path: the YAML file.
+            overrides: `key.key=value` texts that win over the file.
+
+        Raises:
+            ConfigError: with `file:line` of every mistake.
+        """
+        path = Path(path)
+        data, source = read_yaml(path, overrides)
+        config = validate(RecipeConfig, data, source)
+        steps = tuple(_step(item, source, i) for i, item in enumerate(config.steps))
+        _check_order(config, steps, source)
+        recipe = cls(config, steps, path.resolve().parent)
+        for place, file in (("weights", recipe.weights), ("onnx", recipe.onnx)):
+            if file is not None and not file.is_file():
+                raise ConfigError(f"model.{place}: no such file: {file}", where=source.place(("model", place)))
+        return recipe
+
+    @property
+    def weights(self) -> Path | None:
+        """The safetensors file of a trained model."""
+        return self._file(self.config.model.weights if self.config.model else None)
+
+    @property
+    def onnx(self) -> Path | None:
+        """The ONNX file of a trained model."""
+        return self._file(self.config.model.onnx if self.config.model else None)
+
+    def _file(self, path: Path | None) -> Path | None:
+        return self.base / path if path is not None else None
+
+
+def _step(item: str | dict[str, Any], source: Source, index: int) -> StepChoice:
+    place = ("steps", index)
+    settings = {item: None} if isinstance(item, str) else item
+    if len(settings) != 1:
+        raise ConfigError(
+            f"a step is one name with its settings, got {sorted(settings)}",
+            where=source.place(place),
+            remedy="Start each step with its own dash.",
+        )
+    name, values = next(iter(settings.items()))
+    known = plugins.names("headway.steps")
+    if name not in known:
+        raise ConfigError(f"steps.{index}: {unknown_key(name, set(known))}", where=source.place((*place, name)))
+    kind = plugins.load("headway.steps", name)
+    return StepChoice(name, kind.stage, validate(kind.Config, values or {}, source, (*place, name)))
+
+
+def _check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Source) -> None:
+    """Refuse, before any work, an order of steps that cannot be carried out."""
+    graph = ""
+    for i, step in enumerate(steps):
+        where = source.place(("steps", i))
+        if step.stage == "module" and graph:
+            raise ConfigError(
+                f"{step.name} changes the torch module, which {graph} before it has already turned into a graph",
+                where=where,
+                remedy=f"Put {step.name} before {graph}.",
+            )
+        if step.stage == "module" and config.model is not None and config.model.onnx is not None:
+            raise ConfigError(
+                f"{step.name} needs a torch module, and model.onnx is a graph",
+                where=where,
+                remedy="Leave the step out, or bring the model as `model: {weights: ...}` with a model factory.",
+            )
+        if [s.name for s in steps].count(step.name) > 1:
+            raise ConfigError(f"{step.name} stands twice", where=where)
+        graph = step.name if step.stage == "graph" else graph

@@ -1,0 +1,113 @@
+"""`report.html`: one file that opens offline. Verdict, picture, what won, what lost and why."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from io import StringIO
+
+from headway.core import machine
+from headway.ship.evaluate import Evaluation
+from headway.ship.gate import rows_needed
+from headway.ship.recipe import Recipe
+from headway.ship.verdict import Judged
+
+_COLOURS = {"pass": "#1a7f4b", "fail": "#c0392b", "insufficient": "#b7791f"}
+_BOUNDS = (0.95, 0.98, 0.99, 0.995, 0.999)
+
+
+def render(
+    recipe: Recipe,
+    verdict: str,
+    chosen: str | None,
+    nearest: str,
+    judged: Mapping[str, Judged],
+    evaluation: Evaluation,
+) -> str:
+    """The report's HTML.
+
+    Args:
+        recipe: what was asked.
+        verdict: "shipped", "refused" or "insufficient".
+        chosen: id of the variant that ships, if one does.
+        nearest: id of the variant that is chosen or came nearest.
+        judged: every variant by id.
+        evaluation: the figures.
+    """
+    from jinja2 import Environment
+
+    template = files("headway.ship").joinpath("report.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    return page.render(
+        name=recipe.config.name,
+        task=recipe.config.task.use,
+        target=recipe.config.target,
+        verdict=verdict,
+        chosen=chosen,
+        nearest=nearest,
+        judged=judged,
+        reference=evaluation.reference,
+        machine=machine.here(),
+        picture=_picture(judged, evaluation, recipe.config.target.keep_accuracy),
+        colours=_COLOURS,
+        tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
+    )
+
+
+def _tighter(judged: Judged, keep: float) -> list[tuple[float, int | None]]:
+    """Bounds beyond the recipe's, with the test rows that each would need."""
+    seen = judged.card.accuracy
+    return [(bound, rows_needed(seen, bound)) for bound in _BOUNDS if bound > keep]
+
+
+def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) -> str:
+    """Accuracy against latency as SVG: each variant with its intervals, the original, and what must be kept."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    reference = evaluation.reference
+    # Text stays text, and element ids do not change from run to run.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "headway", "font.size": 11}):
+        figure = Figure(figsize=(8.2, 4.4), layout="constrained")
+        axes = figure.add_subplot()
+        metric = next(iter(judged.values())).card.accuracy.metric
+        axes.axhline(keep * reference.accuracy, color="#888", linestyle="--", linewidth=1)
+        axes.annotate(
+            f"{keep:.4g} of the original",
+            (1, keep * reference.accuracy),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            color="#666",
+        )
+        axes.plot(reference.latency_ms.p50, reference.accuracy, "D", color="#34495e", markersize=8)
+        _label(axes, f"original, {reference.name}", reference.latency_ms.p50, reference.accuracy)
+        for id_, variant in judged.items():
+            card, colour = variant.card, _COLOURS[variant.gate.outcome]
+            low, high = (reference.accuracy * end for end in card.accuracy.kept_interval)
+            value, latency = card.accuracy.value, card.latency_ms
+            axes.errorbar(
+                latency.p50,
+                value,
+                yerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+                xerr=[[0.0], [max(0.0, latency.p99 - latency.p50)]],
+                fmt="o",
+                color=colour,
+                markersize=8,
+                capsize=3,
+                linewidth=1.2,
+            )
+            _label(axes, id_, latency.p50, value)
+        axes.set_xlabel("latency at batch 1, ms (dot: median, bar: to the 99th percentile)")
+        axes.set_ylabel(f"{metric} on test data")
+        axes.set_xlim(left=0)
+        axes.margins(x=0.14, y=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        drawn = StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    svg = drawn.getvalue()
+    return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not know
+
+
+def _label(axes: object, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), xytext=(7, 7), textcoords="offset points")  # type: ignore[attr-defined]

@@ -1,0 +1,223 @@
+"""`headway ship`: from a recipe to a sealed, signed, registered bundle, or to an honest refusal."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from headway.bundles.bundle import Bundle
+from headway.bundles.manifest import Scorecard, Variant
+from headway.bundles.seal import Draft, check_target, seal
+from headway.core import machine, plugins
+from headway.core.errors import MissingDependencyError, TaskError
+from headway.core.files import atomic_folder, digest_file, exclusive, home, write_atomic
+from headway.core.progress import SILENT, Progress
+from headway.core.tensors import TensorSpec
+from headway.registry.registry import Registry
+from headway.runtimes.runtime import Session
+from headway.ship import gate
+from headway.ship.build import Builder, Built, identify
+from headway.ship.evaluate import EAGER, FILE, Evaluation, Original, Subject, evaluate, golden, specs
+from headway.ship.lineage import lineage
+from headway.ship.plan import plans
+from headway.ship.recipe import Recipe
+from headway.ship.report import render
+from headway.ship.store import Store
+from headway.ship.verdict import Judged, ShipResult, Verdict, best
+
+
+def ship(
+    recipe: Recipe | Path | str,
+    *,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    fresh: bool = False,
+    register: bool = True,
+    progress: Progress = SILENT,
+) -> ShipResult:
+    """Take a model down the whole road.
+
+    Args:
+        recipe: a recipe or the path of one.
+        out: the bundle's folder; by default the recipe's name, in the current folder.
+        overrides: `key.key=value` texts that win over the recipe's file.
+        fresh: take nothing from earlier runs.
+        register: add a shipped bundle to the registry.
+        progress: told of long work.
+
+    Raises:
+        UsageError: the recipe, the task, the data or the weights are wrong; nothing was written to `out`.
+        MissingDependencyError: a package of the `ship` extra is not installed.
+    """
+    try:
+        import torch  # noqa: F401  (everything below needs it; better said before any work)
+    except ModuleNotFoundError as error:
+        raise plugins.missing("torch", needed_by="headway ship") from error
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, overrides)
+    folder = Path(out or recipe.config.name).resolve()
+    check_target(folder)
+    lock = home() / "locks" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.lock"
+    with exclusive(lock, str(folder)):
+        return _Road(recipe, folder, fresh=fresh, register=register, progress=progress).travel()
+
+
+class _Road:
+    """One ship, from a checked recipe to its verdict."""
+
+    def __init__(self, recipe: Recipe, out: Path, *, fresh: bool, register: bool, progress: Progress) -> None:
+        from headway.tasks.checks import check
+        from headway.tasks.loading import load_task, source_digest
+
+        self.recipe, self.out, self.register, self.progress = recipe, out, register, progress
+        asked = recipe.config.task
+        self.task = load_task(asked.use, asked.args, recipe.base)
+        check(self.task, progress)
+        self.identity = identify(recipe, self.task, source_digest(asked.use, recipe.base))
+        self.store = Store(home() / "cache" / "ship", progress, fresh=fresh)
+        self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
+        self.contract = recipe.config.target.contract()
+
+    def travel(self) -> ShipResult:
+        """Build, measure, judge, and seal or refuse."""
+        built = [self.builder.build(plan) for plan in plans(self.recipe.steps)]
+        with ExitStack() as open_sessions:
+            original = self._original(open_sessions)
+            subjects = self._subjects(built, open_sessions)
+            evaluation, key = self._evaluation(original, subjects)
+            judged = {id_: self._judge(subject, evaluation.cards[id_]) for id_, subject in subjects.items()}
+            passed = {id_: j for id_, j in judged.items() if j.gate.outcome == "pass"}
+            nearest = best(passed) if passed else max(judged, key=lambda id_: judged[id_].margin)
+            if not passed:
+                undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
+                verdict: Verdict = "insufficient" if undecided else "refused"
+                report = self.out.with_name(self.out.name + ".refused.html")
+                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation))
+                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation)
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation)
+            bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key)
+        version = Registry().add(bundle).version if self.register else bundle.manifest.version
+        return ShipResult("shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation)
+
+    def _original(self, stack: ExitStack) -> Original:
+        threads = self.recipe.config.target.threads
+        session: Session
+        if self.recipe.onnx is not None:
+            session = plugins.load("headway.runtimes", "onnxruntime")().load(self.recipe.onnx, threads=threads)
+            self._check_inputs(session)
+            name = FILE
+        else:
+            from headway.runtimes.torch_eager import TorchEagerSession
+
+            session = TorchEagerSession(self.builder.original(), specs(self.task), self.task.output_names, threads)
+            name = EAGER
+        stack.callback(session.close)
+        return Original(session, name, self.builder.original_weights())
+
+    def _check_inputs(self, session: Session) -> None:
+        want, have = specs(self.task), session.inputs
+        if {s.name: s.datatype for s in want} != {s.name: s.datatype for s in have} or not all(
+            h.admits((1, *w.shape[1:])) and h.batched for w in want for h in have if h.name == w.name
+        ):
+            raise TaskError(
+                f"the ONNX file takes {_listed(have)}, and the task's data is {_listed(want)}",
+                where=str(self.recipe.onnx),
+                remedy="Name and shape the task's inputs as the file has them; its first dimension must vary (batch).",
+            )
+
+    def _subjects(self, built: Sequence[Built], stack: ExitStack) -> dict[str, Subject]:
+        """Every variant on every runtime that reads its format and works on the target's devices."""
+        target, subjects = self.recipe.config.target, {}
+        runtimes = [plugins.load("headway.runtimes", name)() for name in plugins.names("headway.runtimes")]
+        ready = [r for r in runtimes if all(r.available(device).ready for device in target.devices)]
+        for variant in built:
+            fit = [r for r in ready if variant.format in r.formats]
+            for runtime in fit:
+                session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
+                stack.callback(session.close)
+                id_ = variant.plan.id if len(fit) == 1 else f"{variant.plan.id}-{runtime.name}"
+                subjects[id_] = Subject(variant, runtime.name, session)
+        if not subjects:
+            raise MissingDependencyError(
+                "no runtime here can run the variants", remedy="Install one with: pip install onnxruntime"
+            )
+        return subjects
+
+    def _evaluation(self, original: Original, subjects: Mapping[str, Subject]) -> tuple[Evaluation, dict[str, Any]]:
+        target = self.recipe.config.target
+        candidates = sum(bool(subject.built.plan.steps) for subject in subjects.values())
+        confidence = gate.shared_confidence(target.confidence, candidates)
+        key = {
+            "identity": self.identity.key(),
+            "original": digest_file(original.file),
+            "files": {id_: digest_file(subject.built.file) for id_, subject in subjects.items()},
+            "threads": target.threads,
+            "seconds": target.seconds,
+            "confidence": confidence,
+            "machine": machine.here().model_dump(mode="json"),
+        }
+
+        def measure(out: Path, scratch: Path) -> None:
+            found = evaluate(original, subjects, self.task, target, confidence, self.progress)
+            write_atomic(out / "evaluation.json", found.model_dump_json())
+
+        folder = self.store.stage("evaluation", key, measure)
+        text = (folder / "evaluation.json").read_text(encoding="utf-8")
+        return Evaluation.model_validate_json(text), key
+
+    def _judge(self, subject: Subject, card: Scorecard) -> Judged:
+        found = gate.findings(card, self.contract, changed=bool(subject.built.plan.steps))
+        return Judged(subject.built, subject.runtime, card, found)
+
+    def _seal(
+        self,
+        session: Session,
+        subjects: Mapping[str, Subject],
+        evaluation: Evaluation,
+        passed: Mapping[str, Judged],
+        chosen: str,
+        html: str,
+        key: Mapping[str, Any],
+    ) -> Bundle:
+        """Seal what passed, or take the same bundle from an earlier run, and put a copy at `out`."""
+        draft = Draft(
+            name=self.recipe.config.name,
+            version=Registry().next_version(self.recipe.config.name) if self.register else "1",
+            inputs=subjects[chosen].session.inputs,
+            outputs=subjects[chosen].session.outputs,
+            labels=self.task.labels,
+            variants=tuple(_variant(id_, j, evaluation) for id_, j in passed.items()),
+            chosen=chosen,
+            contract=self.contract,
+            lineage=lineage(self.recipe, self.identity, {id_: j.built.records for id_, j in passed.items()}),
+        )
+        models = {id_: j.built.file for id_, j in passed.items()}
+
+        def build(out: Path, scratch: Path) -> None:
+            samples = golden(session, self.task.parts.test)
+            seal(out / "bundle", draft, models=models, golden=samples, report=html)
+
+        asked = {"key": key, "recipe": self.recipe.config.model_dump(mode="json"), "register": self.register}
+        sealed = self.store.stage("bundle", asked, build) / "bundle"
+        with atomic_folder(self.out) as fresh:
+            shutil.copytree(sealed, fresh, dirs_exist_ok=True)
+        return Bundle.open(self.out)
+
+
+def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:
+    return Variant(
+        id=id_,
+        file="",
+        format=judged.built.format,
+        runtime=judged.runtime,
+        precision=judged.built.precision,
+        steps=tuple(step.name for step in judged.built.plan.steps),
+        tolerance=evaluation.tolerances[id_],
+        scorecard=judged.card,
+        gate=judged.gate,
+    )
+
+
+def _listed(specs_: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs_)
