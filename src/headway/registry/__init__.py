@@ -1,0 +1,1 @@
+"""Floor 3: names, versions, aliases and lineage of bundles."""
