@@ -1,0 +1,49 @@
+"""`headway serve`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headway.cli.render import Json, emit, out
+
+if TYPE_CHECKING:
+    from headway.serve.server import Server
+
+
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="BUNDLE_OR_NAME...", help="Bundles, or names in the registry.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(help="Port of the REST API; 0 takes any free one.")] = 8000,
+    threads: Annotated[int, typer.Option(help="CPU threads of one run.")] = 1,
+    public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
+    trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Serve bundles over the Open Inference Protocol (REST) until SIGTERM or Ctrl-C."""
+    from headway.core.config import Source, validate
+    from headway.observe.logs import to_stderr
+    from headway.serve.config import ServeConfig
+    from headway.serve.server import Server
+
+    settings = {
+        "host": host, "http_port": http_port, "threads": threads, "public_key": public_key, "trust_any": trust_any,
+    }  # fmt: skip
+    config = validate(ServeConfig, settings, Source("headway serve"))
+    to_stderr()
+    server = Server(models, config, on_ready=lambda ready: _announce(ready, as_json))
+    server.run()
+
+
+def _announce(server: "Server", as_json: bool) -> None:
+    names = server.models
+    if as_json:
+        emit({"url": server.url, "models": names})
+        return
+    out().print(
+        f"serving {', '.join(names)} at {server.url}    try: curl {server.url}/v2/models/{names[0]}",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,254 @@
+"""The data plane: the one path of every request, whatever wire it came over.
+
+An adapter (`rest.py`) decodes its wire's bytes into an `InferRequest`, calls `DataPlane.infer`, and encodes the
+`InferResponse`. Nothing here knows of HTTP. What a request may be is checked here, before it is queued, so that a wrong
+one fails alone.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from headway.core.errors import HeadwayError, RequestError
+from headway.core.tensors import Array, TensorSpec
+from headway.observe.metrics import Metrics, ModelMetrics, Outcome
+from headway.serve.batcher import BatchLimits
+from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
+from headway.serve.loading import Loaded
+from headway.serve.runner import Runner, lane_of
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """An output that the caller asks for; `binary` is how it is to travel."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """One inference request.
+
+    Attributes:
+        inputs: by name; BYTES elements are `bytes`.
+        outputs: what to answer; None is every output.
+        binary: how an output travels that `outputs` does not name.
+        id: of the caller's choosing; it comes back.
+        timeout_s: the caller's own bound, where it gave one.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Sequence[OutputRequest] | None = None
+    binary: bool = False
+    id: str = ""
+    timeout_s: float | None = None
+
+
+@dataclass(slots=True)
+class InferResponse:
+    """The answer: outputs in the order asked for, each with its specification and whether it travels as binary."""
+
+    model: str
+    version: str
+    id: str
+    outputs: list[tuple[TensorSpec, Array, bool]] = field(default_factory=list)
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs in the order of `specs`.
+
+    Raises:
+        RequestError: an input is missing or unknown, has the wrong datatype or shape, holds nothing, or has other rows
+            than the rest.
+    """
+    if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
+        _refuse_names(specs, inputs)
+    rows: int | None = None
+    for spec in specs:
+        value = inputs[spec.name]
+        if value.dtype != spec.dtype and not (spec.datatype == "BYTES" and value.dtype.kind in "SU"):
+            raise RequestError(
+                f"the datatype must be {spec.datatype} (numpy {spec.dtype}), not {value.dtype}",
+                where=f"input {spec.name!r}",
+            )
+        if not spec.admits(value.shape):
+            raise RequestError(
+                f"shape {list(value.shape)} does not fit {list(spec.shape)}", where=f"input {spec.name!r}"
+            )
+        if value.size == 0:
+            raise RequestError(f"shape {list(value.shape)} holds nothing", where=f"input {spec.name!r}")
+        if spec.batched:
+            if rows not in (None, value.shape[0]):
+                raise RequestError(
+                    f"{value.shape[0]} rows, where other inputs have {rows}", where=f"input {spec.name!r}"
+                )
+            rows = value.shape[0]
+    return {spec.name: inputs[spec.name] for spec in specs}
+
+
+def _refuse_names(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    known = [spec.name for spec in specs]
+    unknown = [name for name in inputs if name not in known]
+    wrong = f"no input is called {unknown[0][:100]!r}" if unknown else ""
+    missing = [name for name in known if name not in inputs]
+    wrong = wrong or f"input {missing[0]!r} is missing"
+    raise RequestError(wrong, remedy=f"The inputs are: {', '.join(known)}.")
+
+
+class ServedModel:
+    """One version of a model that takes requests. Made in the event loop it answers in.
+
+    Attributes:
+        inputs: what a request must bring.
+        outputs: what an answer can hold.
+        ready: whether it answers: its golden samples matched, and it is not being unloaded.
+    """
+
+    def __init__(self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics) -> None:
+        manifest = loaded.bundle.manifest
+        self.name, self.version = manifest.name, manifest.version
+        self.inputs, self.outputs = manifest.inputs, manifest.outputs
+        self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
+        self.metrics = metrics
+        self._specs = {spec.name: spec for spec in self.outputs}
+        # Only where every tensor has a row a request can rows of several be told apart again.
+        self._batched = all(spec.batched for spec in (*self.inputs, *self.outputs))
+        self._runner = Runner(
+            loaded.session, limits, whole_rows=self._batched, watcher=metrics, name=f"{self.name}:{self.version}"
+        )
+        metrics.watch_queue(lambda: self._runner.queued_rows)
+        self.ready = True
+        metrics.ready.set(1)
+
+    def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
+        """What the Open Inference Protocol calls model metadata."""
+
+        def tensor(spec: TensorSpec) -> dict[str, Any]:
+            return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+        return {
+            "name": self.name,
+            "versions": list(versions),
+            "platform": self.platform,
+            "inputs": [tensor(spec) for spec in self.inputs],
+            "outputs": [tensor(spec) for spec in self.outputs],
+        }
+
+    async def infer(self, request: InferRequest, timeout_s: float) -> InferResponse:
+        """Answer one request. Raises what `check_inputs` and `Runner.infer` raise."""
+        asked = self._asked(request)
+        inputs = check_inputs(self.inputs, request.inputs)
+        if request.timeout_s is not None:
+            timeout_s = min(timeout_s, request.timeout_s)
+        first = next(iter(inputs.values()))
+        outputs = await self._runner.infer(
+            inputs,
+            rows=first.shape[0] if self._batched else 1,
+            lane=lane_of(inputs) if self._batched else None,
+            deadline=asyncio.get_running_loop().time() + timeout_s,
+        )
+        response = InferResponse(self.name, self.version, request.id)
+        response.outputs = [(spec, outputs[spec.name], binary) for spec, binary in asked]
+        return response
+
+    async def close(self, drain_s: float) -> None:
+        """Finish what was accepted, then free the model."""
+        self.ready = False
+        self.metrics.ready.set(0)
+        await self._runner.close(drain_s)
+
+    def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool]]:
+        if request.outputs is None:
+            return [(spec, request.binary) for spec in self.outputs]
+        asked = []
+        for output in request.outputs:
+            if output.name not in self._specs:
+                raise RequestError(
+                    f"no output is called {output.name[:100]!r}", remedy=f"The outputs are: {', '.join(self._specs)}."
+                )
+            asked.append((self._specs[output.name], output.binary))
+        return asked
+
+
+class DataPlane:
+    """Every model that is served, by name and version, and the path of a request to it.
+
+    Attributes:
+        draining: whether the server is shutting down: it is not ready, but still answers what it has.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.draining = False
+        self._models: dict[str, dict[str, ServedModel]] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model answers and the server is not shutting down."""
+        served = [model for versions in self._models.values() for model in versions.values()]
+        return bool(served) and not self.draining and all(model.ready for model in served)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models."""
+        return list(self._models)
+
+    def add(self, model: ServedModel) -> None:
+        """Take a model into service."""
+        self._models.setdefault(model.name, {})[model.version] = model
+
+    def model(self, name: str, version: str | None = None) -> ServedModel:
+        """The model called `name`, in its latest version unless one is asked for. Raises `NotFoundError`."""
+        versions = self._models.get(name)
+        if versions is None:
+            raise NotFoundError(f"no model is called {name[:100]!r}", remedy="GET /v2/models lists them.")
+        if version is None:
+            version = max(versions, key=int)
+        if version not in versions:
+            raise NotFoundError(
+                f"model {name!r} has no version {version[:20]!r}",
+                remedy=f"It has: {', '.join(sorted(versions, key=int))}.",
+            )
+        return versions[version]
+
+    def metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """Model metadata of the Open Inference Protocol."""
+        model = self.model(name, version)
+        return model.metadata(sorted(self._models[name], key=int))
+
+    async def infer(self, model: ServedModel, request: InferRequest, timeout_s: float) -> InferResponse:
+        """Answer one request and count how it ended."""
+        began = perf_counter()
+        outcome: Outcome = "failed"
+        try:
+            response = await model.infer(request, timeout_s)
+        except HeadwayError as error:
+            outcome = _outcome(error)
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        else:
+            outcome = "ok"
+            return response
+        finally:
+            model.metrics.answered(outcome, perf_counter() - began)
+
+    async def close(self, drain_s: float = 0) -> None:
+        """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free every model."""
+        self.draining = True
+        served = [model for versions in self._models.values() for model in versions.values()]
+        await asyncio.gather(*(model.close(drain_s) for model in served))
+
+
+def _outcome(error: HeadwayError) -> Outcome:
+    kinds: tuple[tuple[type[HeadwayError], Outcome], ...] = (
+        (FullError, "full"),
+        (DeadlineError, "late"),
+        (UnavailableError, "unavailable"),
+        (RequestError, "wrong"),
+    )
+    return next((outcome for kind, outcome in kinds if isinstance(error, kind)), "failed")

@@ -1,0 +1,96 @@
+"""From a bundle to a session that has proved itself: verify, load, replay the golden samples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.bundles.bundle import Bundle
+from headway.bundles.golden import replay
+from headway.bundles.manifest import Variant
+from headway.core import plugins
+from headway.core.errors import BundleError, MissingDependencyError
+from headway.runtimes.runtime import Runtime, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headway.core.tensors import TensorSpec
+
+Source = str | Path | Bundle
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A session whose golden samples matched. `session.close()` frees it."""
+
+    bundle: Bundle
+    variant: Variant
+    session: Session
+
+
+def find(source: Source) -> Bundle:
+    """The bundle at a path that exists, or else the one a registry reference names.
+
+    Raises:
+        BundleError: there is neither.
+    """
+    if isinstance(source, Bundle):
+        return source
+    if isinstance(source, Path) or Path(source).exists() or "/" in source:
+        return Bundle.open(Path(source))
+    from headway.registry.registry import Registry
+
+    return Registry().open(source)
+
+
+def load_bundle(source: Source, *, threads: int = 1, public_key: Path | None = None, trust_any: bool = False) -> Loaded:
+    """Open a bundle, check that it is what was sealed, load its chosen variant and replay its golden samples.
+
+    It is checked and loaded in a folder of this user's own, so that nobody changes a file between the two.
+
+    Raises:
+        BundleError: not a bundle, not trusted, or its model answers otherwise than it did when it was sealed.
+        TamperedError: its bytes are not what was sealed.
+        FormatError: its runtime cannot read the model file.
+        MissingDependencyError: its runtime is not installed.
+    """
+    bundle = find(source).private_copy()
+    bundle.verify(public_key=public_key, trust_any=trust_any)
+    variant = bundle.manifest.variant()
+    runtime: Runtime = plugins.load("headway.runtimes", variant.runtime)()
+    availability = runtime.available()
+    if not availability.ready:
+        raise MissingDependencyError(availability.detail, where=f"{bundle.manifest.name}: {variant.id}")
+    session = runtime.load(bundle.model_file(variant), threads=threads)
+    try:
+        for spec in (*session.inputs, *session.outputs):
+            _ = spec.dtype  # raises for BF16
+        _check_specs(bundle.manifest.inputs, session.inputs, f"{bundle.manifest.name}: an input")
+        _check_specs(bundle.manifest.outputs, session.outputs, f"{bundle.manifest.name}: an output")
+        replay(bundle, variant, session)
+    except BaseException:
+        session.close()
+        raise
+    return Loaded(bundle, variant, session)
+
+
+def warm_up(loaded: Loaded, rows: "Sequence[int]") -> None:
+    """Run batches of these sizes once, so that the first caller does not pay for memory that grows."""
+    sample = next(loaded.bundle.golden())
+    for count in rows:
+        loaded.session.run({name: np.resize(value, (count, *value.shape[1:])) for name, value in sample.inputs.items()})
+
+
+def _check_specs(said: "Sequence[TensorSpec]", found: "Sequence[TensorSpec]", what: str) -> None:
+    """Requests are checked against the manifest, so the model must agree with it."""
+    model = {spec.name: spec for spec in found}
+    for spec in said:
+        other = model.get(spec.name)
+        if other is None or other.datatype != spec.datatype or len(other.shape) != len(spec.shape):
+            raise BundleError(f"{what} called {spec.name!r} is not so in the model file")
+    if len(model) != len(said):
+        raise BundleError(
+            f"{what} of the model file is not in the manifest: {sorted(set(model) - {s.name for s in said})}"
+        )

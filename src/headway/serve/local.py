@@ -1,0 +1,76 @@
+"""A bundle in this process: `headway.load(bundle)` answers as the server would, without one."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Lock
+
+from headway.bundles.manifest import Manifest
+from headway.core.errors import HeadwayError
+from headway.core.tensors import Array
+from headway.serve.dataplane import check_inputs
+from headway.serve.errors import InferenceError
+from headway.serve.loading import Loaded, Source, load_bundle
+
+
+class LocalModel:
+    """A model that has proved itself, for callers in this process. Threads may share it.
+
+    Requests pass the same checks as the server's, and then run at once, in the caller's thread: a Python caller has
+    whole batches in hand, so gathering single rows would only add waiting, and no event loop is there to do it.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._turn = None if loaded.session.thread_safe else Lock()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._loaded.bundle.manifest
+
+    def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, each [rows, ...].
+
+        Args:
+            inputs: by name, of the datatypes and shapes that `manifest.inputs` states.
+
+        Raises:
+            RequestError: the inputs do not fit.
+            InferenceError: the model failed.
+        """
+        checked = check_inputs(self.manifest.inputs, inputs)
+        try:
+            with self._turn or nullcontext():
+                return self._loaded.session.run(checked)
+        except HeadwayError:
+            raise
+        except Exception as error:
+            raise InferenceError(f"the model failed: {error}", where=self.manifest.name) from error
+
+    __call__ = predict
+
+    def close(self) -> None:
+        """Free the model."""
+        self._loaded.session.close()
+
+    def __enter__(self) -> "LocalModel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(bundle: Source, *, threads: int = 1, public_key: Path | None = None, trust_any: bool = False) -> LocalModel:
+    """Verify a bundle, load its chosen variant and replay its golden samples.
+
+    Args:
+        bundle: a bundle, its path, or a registry reference such as `digits`, `digits:3` and `digits@production`.
+        threads: CPU threads of one run.
+        public_key: PEM file of the only signer to accept.
+        trust_any: accept any signer, if nothing was changed since.
+
+    Raises:
+        BundleError: not a bundle, not trusted, or it answers otherwise than when it was sealed.
+    """
+    return LocalModel(load_bundle(bundle, threads=threads, public_key=public_key, trust_any=trust_any))

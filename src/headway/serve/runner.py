@@ -1,0 +1,250 @@
+"""Gives a session's batcher its threads: requests in from the event loop, runs in worker threads, answers back.
+
+The loop and a worker speak twice a batch, not a request: one put into the worker's inbox, one `call_soon_threadsafe`
+back. No lock is held across a run. Every accepted request has a future, and whatever happens to it (a run that raises,
+a deadline, a caller that leaves, a shutdown) settles that future once.
+"""
+
+import asyncio
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from headway.core.errors import HeadwayError
+from headway.core.tensors import Array
+from headway.runtimes.runtime import Session
+from headway.serve.batcher import Batcher, BatchLimits, Job
+from headway.serve.errors import DeadlineError, InferenceError, UnavailableError
+
+Arrays = Mapping[str, Array]
+Outcome = dict[str, Array] | HeadwayError
+
+
+class Watcher(Protocol):
+    """Is told what happens, for metrics."""
+
+    def batch_ran(self, *, rows: int, waited: Sequence[float], seconds: float) -> None:
+        """A run over `rows` rows took `seconds`; its requests had waited for `waited` seconds each."""
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    inputs: Arrays
+    answer: "asyncio.Future[dict[str, Array]]"
+
+
+_Jobs = list[Job[_Call]]
+
+
+class Runner:
+    """Runs one session. Made and used in one event loop.
+
+    Args:
+        session: is closed by `close`.
+        whole_rows: whether every output has as many rows as the inputs, which is then checked.
+        watcher: is told of every run.
+        name: of the model; stands in thread names.
+    """
+
+    def __init__(self, session: Session, limits: BatchLimits, *, whole_rows: bool, watcher: Watcher, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._batcher: Batcher[_Call] = Batcher(limits)
+        self._session = session
+        self._outputs = [spec.name for spec in session.outputs]
+        self._whole_rows = whole_rows
+        self._watcher = watcher
+        self._inbox: SimpleQueue[_Jobs | None] = SimpleQueue()
+        self._running: set[Job[_Call]] = set()
+        self._looking = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"headway-run-{name}-{number}", daemon=True)
+            for number in range(limits.parallel_runs)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait."""
+        return self._batcher.queued_rows
+
+    async def infer(self, inputs: Arrays, *, rows: int, lane: Hashable, deadline: float) -> dict[str, Array]:
+        """Queue a request and wait for its outputs.
+
+        Args:
+            inputs: checked against the session's specs.
+            rows: of the inputs.
+            lane: see `Job`.
+            deadline: on the event loop's clock.
+
+        Raises:
+            FullError: not accepted; there are too many waiting.
+            UnavailableError: not accepted, or not answered in time, for the session is being closed.
+            DeadlineError: the deadline passed before there was an answer.
+            RequestError: the model refuses the values.
+            InferenceError: the model failed.
+        """
+        if self._closing:
+            raise UnavailableError("the model is being unloaded")
+        loop = self._loop
+        call = _Call(inputs, loop.create_future())
+        job = Job(call, rows, lane, loop.time(), deadline)
+        self._batcher.offer(job)
+        self._empty.clear()
+        self._look_soon()
+        alarm = loop.call_at(deadline, self._expire, job)
+        try:
+            return await call.answer
+        finally:
+            alarm.cancel()
+            if call.answer.cancelled():  # the caller has gone
+                self._batcher.drop(job)
+                self._note_emptiness()
+
+    async def close(self, drain_s: float) -> None:
+        """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free the session."""
+        self._closing = True
+        try:
+            await asyncio.wait_for(self._empty.wait(), drain_s)
+        except TimeoutError:
+            for job in (*self._batcher.clear(), *self._running):
+                _settle(job, UnavailableError("the server shut down before there was an answer"))
+        for _ in self._threads:
+            self._inbox.put(None)
+        await self._loop.run_in_executor(None, self._join, drain_s)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._session.close()
+
+    def _join(self, seconds: float) -> None:
+        for thread in self._threads:
+            thread.join(max(seconds, 1.0))
+
+    # The event loop's side
+
+    def _look_soon(self) -> None:
+        """Look once this turn of the loop is over: requests that came in together then share the first batch."""
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        while (batch := self._batcher.take(self._loop.time())) is not None:
+            for job in batch.late:
+                self._expire(job)
+            if batch.jobs:
+                self._running.update(batch.jobs)
+                self._inbox.put(batch.jobs)
+        if (when := self._batcher.next_look()) is not None:
+            self._alarm = self._loop.call_at(when, self._look)
+        self._note_emptiness()
+
+    def _expire(self, job: Job[_Call]) -> None:
+        self._batcher.drop(job)
+        _settle(job, DeadlineError("the deadline passed before there was an answer", remedy="Allow more time."))
+        self._note_emptiness()
+
+    def _finished(self, jobs: _Jobs, outcomes: Sequence[Outcome], started: float, seconds: float) -> None:
+        self._batcher.release()
+        self._running.difference_update(jobs)
+        self._look()  # the next batch starts before the answers to this one are written
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            _settle(job, outcome)
+        waited = [started - job.arrived for job in jobs]
+        self._watcher.batch_ran(rows=sum(job.rows for job in jobs), waited=waited, seconds=seconds)
+
+    def _note_emptiness(self) -> None:
+        if not self._batcher.queued_rows and not self._batcher.running:
+            self._empty.set()
+
+    # The workers' side
+
+    def _work(self) -> None:
+        while (jobs := self._inbox.get()) is not None:
+            started, began = self._loop.time(), perf_counter()
+            outcomes = self._run(jobs)
+            seconds = perf_counter() - began
+            try:
+                self._loop.call_soon_threadsafe(self._finished, jobs, outcomes, started, seconds)
+            except RuntimeError:  # the loop was closed under a run that outlived the shutdown
+                return
+            del jobs, outcomes  # or the arrays would live until the next batch
+
+    def _run(self, jobs: _Jobs) -> Sequence[Outcome]:
+        """One outcome a job. Where a shared run fails, each runs alone, so that only the guilty one fails."""
+        if len(jobs) > 1:
+            try:
+                return self._run_together(jobs)
+            except Exception:  # noqa: BLE001, S110  (whatever it was, it comes again with the job that causes it)
+                pass
+        return [self._run_alone(job) for job in jobs]
+
+    def _run_together(self, jobs: _Jobs) -> list[Outcome]:
+        names = jobs[0].payload.inputs
+        joined = {name: np.concatenate([job.payload.inputs[name] for job in jobs]) for name in names}
+        rows = [job.rows for job in jobs]
+        outputs = self._checked(self._session.run(joined), sum(rows))
+        outcomes: list[Outcome] = []
+        start = 0
+        for count in rows:
+            stop = start + count
+            outcomes.append({name: value[start:stop] for name, value in outputs.items()})
+            start = stop
+        return outcomes
+
+    def _run_alone(self, job: Job[_Call]) -> Outcome:
+        if job.payload.answer.done():  # its caller left, or its deadline passed, while its batch mates ran
+            return UnavailableError("nobody waits for this answer")
+        try:
+            inputs = {name: _aligned(value) for name, value in job.payload.inputs.items()}
+            return self._checked(self._session.run(inputs), job.rows)
+        except HeadwayError as error:
+            return error
+        except Exception as error:  # noqa: BLE001  (a runtime may raise anything; the thread must live on)
+            failure = InferenceError(f"the model failed: {type(error).__name__}")
+            failure.__cause__ = error
+            return failure
+
+    def _checked(self, outputs: Arrays, rows: int) -> dict[str, Array]:
+        """The outputs, if there are as many, and of as many rows, as were promised."""
+        missing = [name for name in self._outputs if name not in outputs]
+        if missing:
+            raise InferenceError(f"the model returned no output {missing[0]!r}")
+        if self._whole_rows:
+            for name in self._outputs:
+                shape = outputs[name].shape
+                if not shape or shape[0] != rows:
+                    raise InferenceError(f"output {name!r} has shape {shape} for {rows} rows of input")
+        return {name: outputs[name] for name in self._outputs}
+
+
+def _aligned(value: Array) -> Array:
+    """A tensor may start at any byte of a request's body; kernels want it on an address of its own size."""
+    return value if value.flags.aligned and value.flags.c_contiguous else value.copy()
+
+
+def _settle(job: Job[_Call], outcome: Outcome) -> None:
+    answer = job.payload.answer
+    if answer.done():
+        return
+    if isinstance(outcome, HeadwayError):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
+
+
+def lane_of(inputs: Arrays) -> Hashable:
+    """What must agree for two requests to share a run: every dimension but the first."""
+    return tuple(value.shape[1:] for value in inputs.values())

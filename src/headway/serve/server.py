@@ -1,0 +1,233 @@
+"""The server: opens bundles, proves them, and answers over HTTP until it is told to stop.
+
+Start-up: open, verify, load, replay the golden samples, warm up; only then does it listen, so a bundle that fails never
+has an address. Shutdown: readiness goes false, no connection is accepted any more, what was accepted is answered
+within the drain time, and then the models are freed.
+"""
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import uvloop
+from granian.constants import HTTPModes
+from granian.http import HTTP1Settings
+from granian.server.embed import Server as Granian
+
+from headway.core.errors import ConfigError
+from headway.observe.logs import logger
+from headway.observe.metrics import Metrics
+from headway.serve.batcher import BatchLimits
+from headway.serve.config import ServeConfig
+from headway.serve.dataplane import DataPlane, ServedModel
+from headway.serve.loading import Loaded, Source, load_bundle, warm_up
+from headway.serve.rest import Rest
+
+_LAST_ANSWERS_S = 2.0  # to write refusals at the end of a drain
+
+
+class Server:
+    """Serves bundles over the Open Inference Protocol.
+
+    Args:
+        models: bundles, their paths, or registry references such as `digits`, `digits:3` and `digits@production`.
+        config: every other setting.
+        on_ready: is called in the event loop once requests are answered.
+
+    Attributes:
+        url: where it answers; empty until it does.
+        models: names of the models that are served; empty until then.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Source],
+        config: ServeConfig | None = None,
+        *,
+        on_ready: Callable[["Server"], None] | None = None,
+    ) -> None:
+        self.config = config or ServeConfig()
+        self.url = ""
+        self.models: list[str] = []
+        self._sources = list(models)
+        self._on_ready = on_ready
+        self._started = threading.Event()
+        self._stopped = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. To be called in the main thread.
+
+        Raises:
+            BundleError: a bundle is wrong, and what else `load_bundle` raises; nothing was listening yet.
+            ConfigError: the address cannot be had, or two bundles are the same version of one model.
+        """
+        self._serve(handle_signals=True)
+
+    @contextmanager
+    def running(self) -> Iterator["Server"]:
+        """Serve in a thread for the block, which begins when the server is ready. Raises what `run` raises."""
+        failure: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                self._serve(handle_signals=False)
+            except BaseException as error:  # noqa: BLE001  (raised again in the thread that waits)
+                failure.append(error)
+            finally:
+                self._started.set()
+
+        thread = threading.Thread(target=serve, name="headway-server")
+        thread.start()
+        self._started.wait()
+        try:
+            if not failure:
+                yield self
+        finally:
+            self.stop()
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    def stop(self) -> None:
+        """Ask the server to shut down; from any thread, at any time."""
+        self._stopped.set()
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+
+    def _serve(self, *, handle_signals: bool) -> None:
+        with (
+            _reserve(self.config.host, self.config.http_port) as (address, port),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(self._main(self._load(), address, port, handle_signals))
+
+    def _load(self) -> list[Loaded]:
+        config = self.config
+        loaded: dict[tuple[str, str], Loaded] = {}
+        try:
+            for source in self._sources:
+                one = load_bundle(
+                    source, threads=config.threads, public_key=config.public_key, trust_any=config.trust_any
+                )
+                name, version = one.bundle.manifest.name, one.bundle.manifest.version
+                if (name, version) in loaded:
+                    one.session.close()
+                    raise ConfigError(f"{name}:{version} is given twice", remedy="Name each bundle once.")
+                loaded[name, version] = one
+                warm_up(one, (1, config.max_batch_rows))
+                logger.info("model loaded", extra={"fields": {"model": name, "version": version}})
+        except BaseException:
+            for one in loaded.values():
+                one.session.close()
+            raise
+        return list(loaded.values())
+
+    async def _main(self, loaded: Sequence[Loaded], address: str, port: int, handle_signals: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop, self._stop = loop, asyncio.Event()
+        if self._stopped.is_set():
+            self._stop.set()
+        if handle_signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop.set)
+        plane = self._plane(loaded)
+        granian = self._granian(Rest(plane, self.config), address, port)
+        serving = loop.create_task(granian.serve())
+        try:
+            await _listening(address, port, serving)
+            shown = f"[{address}]" if ":" in address else address
+            self.url, self.models = f"http://{shown}:{port}", plane.names
+            logger.info("listening", extra={"fields": {"url": self.url, "models": plane.names}})
+            if self._on_ready:
+                self._on_ready(self)
+            self._started.set()
+            stopping = loop.create_task(self._stop.wait())
+            await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+        finally:
+            await self._shut_down(plane, granian, serving)
+
+    async def _shut_down(self, plane: DataPlane, granian: Granian, serving: "asyncio.Task[None]") -> None:
+        """Accept nothing new, answer what was accepted, free the models."""
+        logger.info("shutting down", extra={"fields": {"drain_s": self.config.drain_s}})
+        plane.draining = True
+        granian.stop()  # type: ignore[no-untyped-call]  # each connection closes once its request is answered
+        await asyncio.wait({serving}, timeout=self.config.drain_s)
+        await plane.close()  # what is still there is refused
+        await asyncio.wait({serving}, timeout=_LAST_ANSWERS_S)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    def _plane(self, loaded: Sequence[Loaded]) -> DataPlane:
+        config = self.config
+        plane = DataPlane(Metrics())
+        for one in loaded:
+            limits = BatchLimits(
+                max_rows=config.max_batch_rows,
+                window=config.batch_window_ms / 1000,
+                queue_rows=config.queue_rows,
+                parallel_runs=config.parallel_runs if one.session.thread_safe else 1,
+            )
+            manifest = one.bundle.manifest
+            plane.add(ServedModel(one, limits, plane.metrics.model(manifest.name, manifest.version)))
+        return plane
+
+    def _granian(self, rest: Rest, address: str, port: int) -> Granian:
+        return Granian(
+            rest,
+            address=address,
+            port=port,
+            http=HTTPModes.http1,
+            websockets=False,
+            log_enabled=False,
+            backlog=1024,
+            backpressure=self.config.max_connections,
+            http1_settings=HTTP1Settings(header_read_timeout=int(self.config.header_timeout_s * 1000)),
+        )
+
+
+@contextmanager
+def _reserve(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """Hold an address for granian, which binds it a second time with SO_REUSEPORT and does not say which port it got.
+
+    The first bind is without SO_REUSEPORT and so fails where anybody listens already; a second server would otherwise
+    quietly take half of the first one's connections. A socket that is bound but does not listen receives none.
+    """
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ConfigError(f"no such address: {host!r}", where="host") from error
+    with socket.socket(family, kind, protocol) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind(target)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host} port {port}: {error.strerror}",
+                remedy="Choose another --http-port; 0 takes any.",
+            ) from error
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        address, bound = held.getsockname()[:2]
+        yield str(address), int(bound)
+
+
+async def _listening(address: str, port: int, serving: "asyncio.Task[None]") -> None:
+    """Wait until a connection is accepted; granian has no event for it. Raises what `serving` raises."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(address, port)
+        except OSError:
+            if serving.done():
+                await serving
+                raise
+            await asyncio.sleep(0.005)
+        else:
+            writer.close()
+            await writer.wait_closed()
+            return
