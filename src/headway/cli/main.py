@@ -52,9 +52,11 @@ def main() -> None:
         if "--json" in sys.argv:
             emit({"error": error.message, "where": error.where, "remedy": error.remedy})
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err().print("interrupted; what was saved is intact, and the same command resumes")
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit) as left:
+        code = INTERRUPTED if isinstance(left, KeyboardInterrupt) else left.code  # typer turns the one into the other
+        if code == INTERRUPTED:
+            err().print("interrupted; what was saved is intact, and the same command resumes")
+        sys.exit(code)
 
 
 def _terminate(signum: int, frame: object) -> None:
