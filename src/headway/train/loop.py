@@ -28,53 +28,10 @@ from headway.train import checkpoint
 from headway.train.config import TrainConfig
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
+from headway.train.result import Epoch, TrainResult
 from headway.train.scope import Interrupts, threads
 
 _LEAST_SCALE = 2.0**-10  # fp16 gradients that overflow even so are not an accident of one batch
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch came to.
-
-    Attributes:
-        epochs: passes done when it ended.
-        loss: mean over its rows, in training mode.
-        lr: of its last step.
-        seconds: of training, without interruptions.
-    """
-
-    epochs: float
-    loss: float
-    lr: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What training came to.
-
-    Attributes:
-        epochs: passes over the training part.
-        steps: optimizer steps.
-        loss: mean over the rows of the last epoch.
-        seconds: of training, over all resumed pieces.
-        precision: "fp32", "bf16" or "fp16".
-        device: where it ran.
-        reason: why that precision and device.
-        resumed: the step it went on from; 0 where it began afresh.
-        history: one entry an epoch.
-    """
-
-    epochs: float
-    steps: int
-    loss: float
-    seconds: float
-    precision: str
-    device: str
-    reason: str
-    resumed: int
-    history: tuple[Epoch, ...]
 
 
 def fit(
@@ -231,7 +188,7 @@ class _Run:
         for batch in batches:
             inputs, targets = self.task.parts.train.batch(batch)
             loss = self._loss(inputs, targets) * (len(batch) / rows)
-            self.scaler.scale(loss).backward()
+            torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
                 raise self._not_finite("the loss", inputs, batch.tolist())
@@ -330,7 +287,7 @@ def _lay_out(model: torch.nn.Module, layout: torch.memory_format) -> None:
     """Rewrite the convolutions' weights in another layout."""
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
-            module.to(memory_format=layout)
+            module.weight.data = module.weight.data.contiguous(memory_format=layout)
 
 
 def _users(what: str, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,0 +1,52 @@
+"""What training came to."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    Attributes:
+        epochs: passes done when it ended.
+        loss: mean over its rows, in training mode.
+        lr: of its last step.
+        seconds: of training, without interruptions.
+    """
+
+    epochs: float
+    loss: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to.
+
+    Attributes:
+        epochs: passes over the training part.
+        steps: optimizer steps.
+        loss: mean over the rows of the last epoch.
+        seconds: of training, over all resumed pieces.
+        precision: "fp32", "bf16" or "fp16".
+        device: where it ran.
+        reason: why that precision and device.
+        resumed: the step it went on from; 0 where it began afresh.
+        history: one entry an epoch.
+    """
+
+    epochs: float
+    steps: int
+    loss: float
+    seconds: float
+    precision: str
+    device: str
+    reason: str
+    resumed: int
+    history: tuple[Epoch, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it, for a bundle's lineage."""
+        return asdict(self)
