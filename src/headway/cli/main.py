@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headway.cli import bundle, convert, inspect, pack, registry, serve, ship
-from headway.cli.render import emit, err
+from headway.cli.render import emit, err, plain
 from headway.core.errors import HeadwayError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -66,4 +66,4 @@ def _terminate(signum: int, frame: object) -> None:
 def _escape(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(plain(text))

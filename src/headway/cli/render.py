@@ -39,16 +39,21 @@ def emit(document: Any) -> None:
     sys.stdout.flush()
 
 
+def plain(text: object) -> str:
+    """Text that only shows: control characters, which can rewrite a terminal, are spelt out, but for line ends."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout; cells are plain text, never markup."""
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
+    drawn = Table(title=title or None, title_justify="left", show_header=any(columns), show_edge=False, pad_edge=False)
     for column in columns:
         drawn.add_column(column)
     for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
+        drawn.add_row(*(Text(plain(cell)) for cell in row))
     out().print(drawn)
 
 

@@ -1,0 +1,102 @@
+"""Inputs for golden samples of a model that comes without data: the user's own, or seeded random ones."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from headway.bundles.npz import read_npz
+from headway.core.errors import DataError
+from headway.core.tensors import DYNAMIC, Array, TensorSpec
+
+Inputs = dict[str, Array]
+_ROWS = 32  # golden rows are replayed at every load
+# What dimensions other than the batch may be when the model does not say: small first; networks that halve an image
+# several times need more.
+SIZES = (8, 32, 224)
+
+
+def given_inputs(path: Path, specs: Sequence[TensorSpec]) -> list[Inputs]:
+    """Inputs from a `.npz` that holds one array for each input, by name: one row alone, then up to 32 together.
+
+    Raises:
+        FormatError: not an `.npz`, or one that holds Python objects.
+        DataError: names, datatypes or shapes that do not fit, numbers of rows that differ, or NaN.
+    """
+    arrays = read_npz(path)
+    where = str(path)
+    wanted = {spec.name: spec for spec in specs}
+    if set(arrays) != set(wanted):
+        raise DataError(f"holds {sorted(arrays)}, but the model's inputs are {sorted(wanted)}", where=where)
+    fitted = {name: _fit(arrays[name], spec, where) for name, spec in wanted.items()}
+    rows = {len(fitted[name]) for name, spec in wanted.items() if spec.batched}
+    if len(rows) > 1:
+        raise DataError(f"inputs have different numbers of rows: {sorted(rows)}", where=where)
+    if not rows:
+        return [fitted]
+    if not (count := min(rows.pop(), _ROWS)):
+        raise DataError("holds no rows", where=where)
+    cuts = [1] if count == 1 else [1, count]
+    return [{name: value[:cut] if wanted[name].batched else value for name, value in fitted.items()} for cut in cuts]
+
+
+def random_inputs(specs: Sequence[TensorSpec], *, size: int, seed: int = 0) -> list[Inputs]:
+    """Inputs that fit datatype and shape: one row alone, then four together where the batch varies.
+
+    Args:
+        size: of every dimension that varies, but for the batch.
+        seed: of the random numbers.
+    """
+    draw = np.random.default_rng(seed)
+    batches = (1, 4) if any(spec.batched for spec in specs) else (1,)
+    return [{spec.name: _draw(spec, rows, size, draw) for spec in specs} for rows in batches]
+
+
+def _fit(value: Array, spec: TensorSpec, where: str) -> Array:
+    same_kind = value.dtype == spec.dtype or (
+        value.dtype.kind != "O" and spec.dtype.kind != "O" and np.can_cast(value.dtype, spec.dtype, "same_kind")
+    )
+    if not same_kind or not spec.admits(value.shape):
+        raise DataError(
+            f"{spec.name!r} is {value.dtype} of shape {list(value.shape)},"
+            f" but the model takes {spec.datatype} {list(spec.shape)}",
+            where=where,
+        )
+    cast: Array = value.astype(spec.dtype, copy=False)
+    if cast.dtype.kind == "f" and not np.isfinite(cast).all():
+        raise DataError(f"{spec.name!r} holds NaN or infinity", where=where)
+    return cast
+
+
+def _draw(spec: TensorSpec, rows: int, size: int, draw: np.random.Generator) -> Array:
+    sizes = [size if n == DYNAMIC else n for n in spec.shape]
+    if spec.batched:
+        sizes[0] = rows
+    kind = spec.dtype.kind
+    if kind == "f":
+        return draw.standard_normal(sizes).astype(spec.dtype)
+    if kind == "O":
+        return np.full(sizes, "a", dtype=object)
+    # Bytes are mostly pixels and take any value. Wider numbers are mostly indices into a table of unknown length, and
+    # 0 and 1 are in all of them.
+    high = 256 if spec.datatype == "UINT8" else 2
+    return draw.integers(0, high, sizes).astype(spec.dtype)
+
+
+def tolerances(outputs: Mapping[str, Sequence[Array]], seen: Mapping[str, float]) -> dict[str, float]:
+    """What a sound replay on another machine may differ by, for each output.
+
+    Args:
+        outputs: the golden outputs.
+        seen: largest difference between them and a second run here, with other threads and rows a run.
+
+    Another thread count and batch make ONNX Runtime cut its sums otherwise, as another CPU's vector width does, so
+    that a fourfold of what they change is allowed. On one machine they often change nothing, whence the floor:
+    1e-4 of the largest output, where FP32 holds 6e-8 and sums of some thousand products lose two or three digits.
+    """
+    allowed = {}
+    for name, difference in seen.items():
+        numbers = [value[np.isfinite(value)] for value in outputs[name] if value.dtype.kind == "f"]
+        scale = max((float(np.abs(value).max(initial=0.0)) for value in numbers), default=0.0)
+        allowed[name] = 4 * difference + 1e-4 * scale
+    return allowed

@@ -1,0 +1,220 @@
+"""`headway pack`: seals a ready ONNX file as it stands. Nothing is compared, and the bundle says so."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from headway.bundles.bundle import Bundle
+from headway.bundles.golden import Sample, errors
+from headway.bundles.manifest import Contract, Lineage, Name, Variant, Version
+from headway.bundles.seal import Draft, check_target, seal
+from headway.core import machine, plugins
+from headway.core.errors import DataError, FormatError, HeadwayError, UsageError
+from headway.core.files import digest_file, exclusive, home
+from headway.core.tensors import TensorSpec
+from headway.runtimes.formats import require_onnx
+from headway.runtimes.onnx_file import OnnxFile, read_onnx
+from headway.runtimes.runtime import Runtime, Session
+from headway.ship.golden_inputs import SIZES, Inputs, given_inputs, random_inputs, tolerances
+
+RUNTIME = "onnxruntime"
+_ID = "original"
+_MAX_LABELS_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A sealed bundle, and how its golden inputs came about."""
+
+    bundle: Bundle
+    random_inputs: bool
+
+
+def pack(
+    model: Path,
+    *,
+    name: str,
+    out: Path | None = None,
+    version: str = "1",
+    inputs: Path | None = None,
+    labels: Path | None = None,
+) -> Packed:
+    """Seal an ONNX file with golden samples.
+
+    Args:
+        model: the file.
+        name: of the model; it stands in URLs.
+        out: the bundle's folder; by default the name, in the current folder.
+        version: a whole number from 1.
+        inputs: `.npz` with one array for each input, by name; without it, seeded random ones.
+        labels: text file with the name of each class on its own line.
+
+    Raises:
+        UsageError: the name, the version or the labels do not fit.
+        FormatError: the file is not an ONNX model, is damaged, or keeps weights in other files.
+        DataError: the inputs do not fit, or the model answers NaN.
+    """
+    for kind, value, what in ((Name, name, "--name"), (Version, version, "--version")):
+        try:
+            TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"{value!r} will not do: {error.errors()[0]['msg']}", where=what) from error
+    folder = Path(out or name).absolute()
+    check_target(folder)
+    about = _inspected(model)
+    lock = home() / "locks" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.lock"
+    with exclusive(lock, str(folder)):
+        runtime: Runtime = plugins.load("headway.runtimes", RUNTIME)()
+        session = runtime.load(model, threads=1)
+        try:
+            samples = _samples(session, inputs, str(model))
+            specs = session.inputs, session.outputs
+        finally:
+            session.close()
+        tolerance = _tolerance(runtime, model, samples, specs[0])
+        draft = Draft(
+            name=name,
+            version=version,
+            inputs=specs[0],
+            outputs=specs[1],
+            labels=_labels(labels, specs[1]) if labels else (),
+            variants=(
+                Variant(
+                    id=_ID,
+                    file="",
+                    format="onnx",
+                    runtime=RUNTIME,
+                    precision=about.precision,
+                    tolerance=tolerance,
+                ),
+            ),
+            chosen=_ID,
+            contract=Contract(),
+            lineage=_lineage(model),
+        )
+        report = _report(draft, about, model, samples, random_inputs=inputs is None)
+        bundle = seal(folder, draft, models={_ID: model}, golden=samples, report=report)
+    return Packed(bundle, random_inputs=inputs is None)
+
+
+def _inspected(model: Path) -> OnnxFile:
+    require_onnx(model)
+    about = read_onnx(model)
+    if about.external:
+        raise FormatError(
+            f"{len(about.external)} tensors lie in other files ({about.external[0]!r} is one); that is not packed yet",
+            where=str(model),
+            remedy="Save it as one file: onnx.save(onnx.load(FILE), 'whole.onnx', save_as_external_data=False)",
+        )
+    return about
+
+
+def _samples(session: Session, given: Path | None, where: str) -> list[Sample]:
+    """Golden samples: the inputs, and what the model answers."""
+    if not session.inputs or not session.outputs:
+        raise FormatError("the model has no inputs or no outputs", where=where)
+    for spec in (*session.inputs, *session.outputs):
+        _ = spec.dtype  # raises for what numpy cannot hold
+    if given is not None:
+        return _answered(session, given_inputs(given, session.inputs), where)
+    for size, larger in pairwise((*SIZES, 0)):
+        try:
+            return _answered(session, random_inputs(session.inputs, size=size), where)
+        except HeadwayError as error:
+            if not larger or not any(-1 in spec.shape[1:] for spec in session.inputs):
+                raise DataError(
+                    f"random inputs do not suit the model: {error.message}",
+                    where=where,
+                    remedy="Give real ones: --inputs SAMPLES.npz, with one array for each input, by name.",
+                ) from error
+    raise AssertionError("the last size returns or raises")
+
+
+def _answered(session: Session, batches: Sequence[Inputs], where: str) -> list[Sample]:
+    samples = []
+    for inputs in batches:
+        try:
+            outputs = session.run(inputs)
+        except HeadwayError:
+            raise
+        except Exception as error:  # ONNX Runtime raises errors of many kinds here
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(f"the model fails on the inputs: {reason}", where=where) from error
+        for name, value in outputs.items():
+            if value.dtype.kind == "f" and np.isnan(value).any():
+                raise DataError(f"the model's output {name!r} holds NaN", where=where)
+        samples.append(Sample(inputs, outputs))
+    return samples
+
+
+def _tolerance(
+    runtime: Runtime, model: Path, samples: Sequence[Sample], specs: Sequence[TensorSpec]
+) -> dict[str, float]:
+    """Run the samples with other threads, whole and row by row, and allow a multiple of what that changes."""
+    session = runtime.load(model, threads=2)
+    try:
+        seen = errors([*samples, *_rows(samples, specs)], session)
+    finally:
+        session.close()
+    return tolerances({name: [sample.outputs[name] for sample in samples] for name in seen}, seen)
+
+
+def _rows(samples: Sequence[Sample], specs: Sequence[TensorSpec]) -> list[Sample]:
+    """The last sample cut into single rows, where every input and output has its rows."""
+    last = samples[-1]
+    rows = {len(value) if value.ndim else 0 for value in (*last.inputs.values(), *last.outputs.values())}
+    if not all(spec.batched for spec in specs) or len(rows) != 1:
+        return []
+    return [
+        Sample(
+            {name: value[row : row + 1] for name, value in last.inputs.items()},
+            {name: value[row : row + 1] for name, value in last.outputs.items()},
+        )
+        for row in range(rows.pop())
+    ]
+
+
+def _labels(path: Path, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    try:
+        if path.stat().st_size > _MAX_LABELS_BYTES:
+            raise UsageError("too large for a list of labels", where=str(path))
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("the labels cannot be read as text, one on each line", where=str(path)) from error
+    if not labels or not all(labels):
+        raise UsageError("there must be a label on every line", where=str(path))
+    classes = outputs[0].shape[-1] if outputs[0].shape else -1
+    if classes not in (-1, len(labels)):
+        raise UsageError(f"{len(labels)} labels, but {outputs[0].name!r} has {classes} classes", where=str(path))
+    return labels
+
+
+def _lineage(model: Path) -> Lineage:
+    return Lineage(
+        source_sha256=digest_file(model),
+        packages={name: installed(name) for name in ("headway", "numpy", RUNTIME)},
+        machine=machine.here(),
+    )
+
+
+def _report(draft: Draft, about: OnnxFile, model: Path, samples: Sequence[Sample], *, random_inputs: bool) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    template = files("headway.ship").joinpath("packed.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return page.from_string(template).render(
+        draft=draft,
+        about=about,
+        model=model.name,
+        size_mb=model.stat().st_size / 1e6,
+        samples=len(samples),
+        random_inputs=random_inputs,
+        tolerance=draft.variants[0].tolerance,
+    )
