@@ -30,7 +30,8 @@ def out() -> "Console":
     """The console for results: stdout."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    # A file or a pipe has no width, and rich would wrap tables for one of 80 columns.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def emit(document: Any) -> None:

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from headway.core import machine
 from headway.ship.evaluate import Evaluation
 from headway.ship.gate import rows_needed
 from headway.ship.recipe import Recipe
 from headway.ship.verdict import Judged
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLOURS = {"pass": "#1a7f4b", "fail": "#c0392b", "insufficient": "#b7791f"}
 _BOUNDS = (0.95, 0.98, 0.99, 0.995, 0.999)
@@ -52,10 +56,17 @@ def render(
     )
 
 
-def _tighter(judged: Judged, keep: float) -> list[tuple[float, int | None]]:
+def _tighter(judged: Judged, keep: float) -> list[tuple[float, str]]:
     """Bounds beyond the recipe's, with the test rows that each would need."""
     seen = judged.card.accuracy
-    return [(bound, rows_needed(seen, bound)) for bound in _BOUNDS if bound > keep]
+    told = []
+    for bound in (b for b in _BOUNDS if b > keep):
+        needed = rows_needed(seen, bound)
+        if seen.kept_interval[0] >= bound:
+            told.append((bound, f"proven by these {seen.rows:,}"))
+        else:
+            told.append((bound, f"about {needed:,}" if needed else "no number: the estimate itself is below it"))
+    return told
 
 
 def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) -> str:
@@ -80,8 +91,9 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
             color="#666",
         )
         axes.plot(reference.latency_ms.p50, reference.accuracy, "D", color="#34495e", markersize=8)
-        _label(axes, f"original, {reference.name}", reference.latency_ms.p50, reference.accuracy)
-        for id_, variant in judged.items():
+        widest = max(reference.latency_ms.p50, *(variant.card.latency_ms.p50 for variant in judged.values()))
+        _label(axes, f"original, {reference.name}", reference.latency_ms.p50, reference.accuracy, widest, 0)
+        for level, (id_, variant) in enumerate(judged.items()):
             card, colour = variant.card, _COLOURS[variant.gate.outcome]
             low, high = (reference.accuracy * end for end in card.accuracy.kept_interval)
             value, latency = card.accuracy.value, card.latency_ms
@@ -96,7 +108,7 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
                 capsize=3,
                 linewidth=1.2,
             )
-            _label(axes, id_, latency.p50, value)
+            _label(axes, id_, latency.p50, value, widest, level)
         axes.set_xlabel("latency at batch 1, ms (dot: median, bar: to the 99th percentile)")
         axes.set_ylabel(f"{metric} on test data")
         axes.set_xlim(left=0)
@@ -109,5 +121,9 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
     return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not know
 
 
-def _label(axes: object, text: str, x: float, y: float) -> None:
-    axes.annotate(text, (x, y), xytext=(7, 7), textcoords="offset points")  # type: ignore[attr-defined]
+def _label(axes: "Axes", text: str, x: float, y: float, widest: float, level: int) -> None:
+    """Beside the dot, towards the middle of the picture; neighbours in the list stand on different levels."""
+    right = x > 0.6 * widest
+    place = (-9 if right else 7, (8, -18, 22, -32)[level % 4])
+    note = axes.annotate(text, (x, y), place, textcoords="offset points", ha="right" if right else "left")
+    note.set_in_layout(False)  # it lies within the axes, which therefore need not shrink for it
