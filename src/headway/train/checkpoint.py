@@ -85,6 +85,8 @@ def read(folder: Path) -> Checkpoint | None:
     Raises:
         FormatError: it is damaged, or written by something else.
     """
+    for half_written in folder.glob(f".{NAME}.*"):  # by a process that was killed
+        half_written.unlink(missing_ok=True)
     path = folder / NAME
     if not path.exists():
         return None
