@@ -4,11 +4,15 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from headway.bundles.bundle import Bundle
 
 # Pools that libraries keep for the life of the process.
 _LASTING = ("pydevd", "tqdm_monitor", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "QueueFeeder", "OpenBLAS")
@@ -57,3 +61,53 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("HEADWAY_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def linear_onnx(tmp_path: Path) -> Path:
+    """An ONNX file that computes `logits = input @ weights`, FP32, [batch, 4] -> [batch, 3]."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "weights"], ["logits"])],
+        "linear",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3) / 10, "weights")],
+    )
+    path = tmp_path / "linear.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def seal_linear(tmp_path: Path, home: Path, linear_onnx: Path) -> Callable[..., "Bundle"]:
+    """`seal_linear(name="linear", version="1", out=None, seed=0)` seals `linear_onnx`; `seed` makes bundles differ."""
+    import numpy as np
+
+    from headway.bundles.golden import Sample
+    from headway.bundles.manifest import Variant
+    from headway.bundles.seal import Draft, seal
+    from headway.core.tensors import TensorSpec
+
+    def make(name: str = "linear", *, version: str = "1", out: Path | None = None, seed: int = 0) -> "Bundle":
+        rows = np.random.default_rng(seed).standard_normal((3, 4)).astype(np.float32)
+        weights = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
+        variant = Variant(
+            id="fp32", file="", format="onnx", runtime="onnxruntime", precision="fp32", tolerance={"logits": 1e-5}
+        )
+        draft = Draft(
+            name=name,
+            version=version,
+            inputs=(TensorSpec(name="input", datatype="FP32", shape=(-1, 4), dims=("batch", "")),),
+            outputs=(TensorSpec(name="logits", datatype="FP32", shape=(-1, 3), dims=("batch", "")),),
+            variants=(variant,),
+            chosen="fp32",
+        )
+        sample = Sample({"input": rows}, {"logits": rows @ weights})
+        folder = out or tmp_path / "sealed" / f"{name}-{version}-{seed}"
+        return seal(folder, draft, models={"fp32": linear_onnx}, golden=[sample], report="<p>test</p>")
+
+    return make

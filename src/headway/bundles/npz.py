@@ -67,14 +67,19 @@ def _array(data: bytes, where: str) -> Array:
         elif version == (2, 0):
             shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
-            raise FormatError(f".npy version {version} is not read", where=where)
-        if dtype.hasobject:
-            raise FormatError("holds pickled Python objects, which are never loaded", where=where)
-        if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-            raise FormatError(f"the header says {dtype} of shape {shape}, but the bytes do not fit it", where=where)
-        stream.seek(0)
+            raise ValueError(f".npy version {version}")
+    except Exception as error:  # numpy lets errors of the parsers through that it tries on a header
+        raise FormatError(f"not a numpy array: {' '.join(str(error).split())[:200]}", where=where) from error
+    if dtype.hasobject:
+        raise FormatError("holds pickled Python objects, which are never loaded", where=where)
+    if dtype.kind not in "biufcSU":
+        raise FormatError(f"{dtype} is no datatype of tensors", where=where)
+    if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise FormatError(f"the header says {dtype} of shape {shape}, but the bytes do not fit it", where=where)
+    stream.seek(0)
+    try:
         array: Array = np.load(stream, allow_pickle=False)
-    except (ValueError, TypeError, SyntaxError) as error:
+    except ValueError as error:
         raise FormatError(f"not a numpy array: {error}", where=where) from error
     return array.astype(object) if array.dtype.kind in "SU" else array
 

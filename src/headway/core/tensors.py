@@ -104,7 +104,10 @@ class TensorSpec(BaseModel):
     @field_validator("datatype")
     @classmethod
     def _known(cls, value: str) -> str:
-        return datatype(value).name
+        try:
+            return datatype(value).name
+        except RequestError as error:  # pydantic collects no other error than ValueError
+            raise ValueError(error.message) from error
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
