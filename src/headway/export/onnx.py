@@ -5,15 +5,10 @@ the rest; `docs/decisions/0010-onnx-export.md` says which settings and why. What
 on one row and on three and compared with the module, since a trace that froze a batch size or a branch looks sound.
 """
 
-import contextlib
-import io
-import logging
-import os
 import re
 import tempfile
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +17,7 @@ import numpy as np
 from headway.core.errors import TaskError
 from headway.core.files import write_atomic
 from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
+from headway.export.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -114,7 +110,7 @@ def _export(model: "torch.nn.Module", example: Mapping[str, Array], output_names
     # Cloned: a view of a large array would be exported with all of it.
     tensors = tuple(to_torch(value).clone().to(device) for value in example.values())
     batch = torch.export.Dim("batch")
-    with _quiet():
+    with quiet():
         try:
             program = torch.export.export(
                 ByName(model, tuple(example), tuple(output_names)).eval(),
@@ -238,21 +234,3 @@ def _agree(answered: Mapping[str, Array], expected: Mapping[str, Array], rows: i
                 f"at {rows} rows output {name!r} differs by {difference:.3g} between ONNX Runtime and PyTorch",
                 remedy=remedy,
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the exporter logs, prints and warns of from the user: whatever matters comes as an error.
-
-    It also sets an environment variable for its compiler's cache, which would pass to every child process.
-    """
-    level, names, nowhere = logging.root.manager.disable, set(os.environ), io.StringIO()
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        for name in set(os.environ) - names:
-            del os.environ[name]

@@ -100,6 +100,8 @@ class OnnxRuntime:
         options.log_severity_level = _ERROR
         # Threads that spin between runs would take the cores that the event loop, or another model's run, needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # It would put layers that a quantized file keeps in 32 bits back into 8, at full range and one scale a tensor.
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
         if not path.is_file():
             raise FormatError("no such model file", where=str(path))
         try:
