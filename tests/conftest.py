@@ -37,6 +37,11 @@ def _children() -> set[int]:
     }
 
 
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Without what pytest and torch's own imports set."""
+    return {k: v for k, v in variables.items() if not k.startswith(("PYTEST_", "KMP_", "TORCHINDUCTOR_"))}
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind() -> Iterator[None]:
     before = _threads(), _children(), _sockets(), dict(os.environ)
@@ -51,8 +56,7 @@ def _leaves_nothing_behind() -> Iterator[None]:
     assert not left[0], f"threads left running: {[t.name for t in left[0]]}"
     assert not left[1], f"child processes left running: {left[1]}"
     assert not left[2], f"sockets left listening: {left[2]}"
-    after = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
-    assert after == {k: v for k, v in before[3].items() if k != "PYTEST_CURRENT_TEST"}, "the environment was changed"
+    assert _environment(os.environ) == _environment(before[3]), "the environment was changed"
 
 
 @pytest.fixture

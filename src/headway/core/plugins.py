@@ -32,6 +32,8 @@ def load(group: Group, name: str) -> Any:
     try:
         return known[name].load()
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("headway"):
+            raise  # not a package that the user lacks, but a mistake of whoever offers the case
         raise missing(error.name or name, needed_by=f"{group.removeprefix('headway.')}: {name}") from error
 
 

@@ -201,7 +201,10 @@ class _Road:
         asked = {"key": key, "recipe": self.recipe.config.model_dump(mode="json"), "register": self.register}
         sealed = self.store.stage("bundle", asked, build) / "bundle"
         with atomic_folder(self.out) as fresh:
-            shutil.copytree(sealed, fresh, dirs_exist_ok=True)
+            for file in (path for path in sealed.rglob("*") if path.is_file()):
+                copy = fresh / file.relative_to(sealed)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
         return Bundle.open(self.out)
 
 

@@ -1,0 +1,190 @@
+"""The whole road on real data: shipping, refusing, resuming, and what must not be lost."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headway
+from headway.core.errors import BusyError, DataError, StorageError, TaskError, UsageError, WeightsError
+from headway.core.files import exclusive
+from headway.registry.registry import Registry
+from headway.ship.ship import ship
+
+HEADWAY = Path(sys.executable).with_name("headway")
+
+
+def test_a_recipe_ships_and_the_bundle_answers(project: Path) -> None:
+    result = ship(project / "tiny.yaml", out=project / "out")
+    assert result.verdict == "shipped"
+    bundle = headway.Bundle.open(project / "out")
+    bundle.verify()
+    assert bundle.manifest.chosen == result.chosen
+    assert bundle.manifest.lineage.task == "tiny.py:digits"
+    assert {v.id for v in bundle.manifest.variants} <= {"original", "quantized"}
+    assert Registry().open("tiny").digest == bundle.digest
+    with headway.load("tiny") as model:
+        sample = next(bundle.golden())
+        answers = model(sample.inputs)["logits"]
+    assert (answers.argmax(1) == sample.outputs["logits"].argmax(1)).all()
+    assert "<svg" in (project / "out" / "report.html").read_text()
+
+
+def test_the_document_holds_what_the_contract_promises(project: Path) -> None:
+    document = ship(project / "tiny.yaml", out=project / "out").document()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["verdict"] == "shipped"
+    assert {"accuracy", "latency_ms", "throughput", "size_mb"} <= document["reference"].keys()
+    assert {"p50", "p99"} <= document["reference"]["latency_ms"].keys()
+    for variant in document["variants"]:
+        assert {"id", "runtime", "precision", "size_ratio", "why"} <= variant.keys()
+        assert variant["accuracy_ci"][0] <= variant["accuracy"] <= variant["accuracy_ci"][1]
+        low, middle, high = variant["speedup"]
+        assert low <= middle <= high
+        assert variant["gate"] in {"pass", "fail", "insufficient"}
+
+
+def test_a_second_run_takes_everything_from_the_first(project: Path) -> None:
+    first = ship(project / "tiny.yaml", out=project / "out")
+    digest = headway.Bundle.open(project / "out").digest
+    second = ship(project / "tiny.yaml", out=project / "elsewhere")
+    assert headway.Bundle.open(project / "elsewhere").digest == digest
+    assert second.version == first.version == "1"
+    assert ship(project / "tiny.yaml", out=project / "out", overrides=["target.keep_accuracy=0.94"]).version == "2"
+
+
+def test_the_impossible_is_refused_and_nothing_is_registered(project: Path) -> None:
+    result = ship(project / "tiny.yaml", out=project / "out", overrides=["target.p99_ms=0.00001"])
+    assert (result.verdict, result.bundle, result.version, result.chosen) == ("refused", None, None, None)
+    assert result.nearest in result.judged
+    assert "above the bound" in result.report.read_text()
+    assert not (project / "out").exists()
+    assert not Registry().list()
+
+
+def test_a_refusal_leaves_the_bundle_that_stands_there(project: Path) -> None:
+    ship(project / "tiny.yaml", out=project / "out")
+    digest = headway.Bundle.open(project / "out").digest
+    ship(project / "tiny.yaml", out=project / "out", overrides=["target.max_size_mb=1e-6"])
+    assert headway.Bundle.open(project / "out").digest == digest
+
+
+def test_too_little_evidence_is_an_answer_of_its_own(project: Path) -> None:
+    """The unchanged model loses no row; that it keeps everything, no finite number of rows can prove."""
+    result = ship(project / "tiny.yaml", out=project / "out", overrides=["steps=[]", "target.keep_accuracy=1"])
+    assert result.verdict == "insufficient"
+    assert "not enough evidence" in result.report.read_text()
+
+
+def test_weights_and_onnx_take_the_place_of_training(project: Path) -> None:
+    first = ship(project / "tiny.yaml", out=project / "out")
+    (weights,) = (project.parent / "home" / "cache" / "ship" / "train").glob("*/weights.safetensors")
+    weights.rename(project / "given.safetensors")
+    recipe = (
+        (project / "tiny.yaml").read_text().replace("name: tiny", "name: given\nmodel: {weights: given.safetensors}")
+    )
+    (project / "given.yaml").write_text(recipe)
+    given = ship(project / "given.yaml", out=project / "given")
+    assert given.evaluation.reference.accuracy == first.evaluation.reference.accuracy
+
+    recipe = recipe.replace("weights: given.safetensors", "onnx: out/variants/original/model.onnx")
+    (project / "graph.yaml").write_text(recipe.replace("name: given", "name: graph"))
+    graph = ship(project / "graph.yaml", out=project / "graph")
+    assert graph.evaluation.reference.name == "the given ONNX file"
+    assert graph.judged["original"].gate.outcome == "pass", "a model need not be faster than itself"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (("return Task(", "raise ValueError('my mistake')\n    return Task("), TaskError, "my mistake"),
+        (("nn.Linear(2 * width, 10)", "nn.Linear(2 * width, 9)"), UsageError, "9"),
+        (("nn.Linear(2 * width, 10)", "nn.Linear(width, 10)"), UsageError, "shapes cannot be multiplied"),
+        (("data.images[:, None] / 16", "data.images[:, None] / 0 * 0"), DataError, "NaN or infinity"),
+        (("labels=tuple", "metric=None, labels=tuple"), UsageError, "Metric"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
+def test_a_bad_task_is_named(project: Path, change: tuple[str, str], error: type[Exception], says: str) -> None:
+    text = (project / "tiny.py").read_text()
+    assert change[0] in text
+    (project / "tiny.py").write_text(text.replace(*change))
+    with pytest.raises(error, match=says):
+        ship(project / "tiny.yaml", out=project / "out")
+    assert not (project / "out").exists()
+
+
+def test_weights_that_do_not_fit_are_named(project: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"0.weight": np.zeros((3, 3), np.float32)}, project / "w.safetensors")
+    recipe = (project / "tiny.yaml").read_text() + "model: {weights: w.safetensors}\n"
+    (project / "tiny.yaml").write_text(recipe)
+    with pytest.raises(WeightsError, match=r"0\.weight|0\.bias"):
+        ship(project / "tiny.yaml", out=project / "out")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(project: Path) -> None:
+    with pytest.raises(UsageError, match="something else"):
+        ship(project / "tiny.yaml", out=project)
+    assert (project / "tiny.py").exists()
+
+
+def test_two_ships_into_one_folder(project: Path) -> None:
+    import hashlib
+
+    out = (project / "out").resolve()
+    lock = project.parent / "home" / "locks" / f"{hashlib.sha256(str(out).encode()).hexdigest()[:32]}.lock"
+    with exclusive(lock, "x"), pytest.raises(BusyError, match="another process"):
+        ship(project / "tiny.yaml", out=out)
+
+
+@pytest.mark.slow
+def test_interrupted_anywhere_the_same_command_finishes(project: Path) -> None:
+    """Ctrl-C after each line of progress in turn; nothing half-written stays, and what was made is kept."""
+    command = [HEADWAY, "ship", "tiny.yaml", "--out", "out"]
+    interrupted = 0
+    while True:
+        with subprocess.Popen(
+            command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as run:
+            assert run.stderr is not None
+            for _ in range(interrupted + 1):
+                line = run.stderr.readline()
+            if line:
+                run.send_signal(signal.SIGINT)
+            rest = run.stderr.read()
+        if run.returncode == 0:
+            break
+        assert run.returncode == 130, rest
+        assert "the same command resumes" in rest
+        assert not (project / "out").exists() or headway.Bundle.open(project / "out")
+        interrupted += 1
+    assert interrupted >= 3
+    headway.Bundle.open(project / "out").verify()
+    assert [p.name for p in project.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", small], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(StorageError, match="no space left"):
+            ship(project / "tiny.yaml", out=small / "out")
+        assert list(small.iterdir()) == []
+        monkeypatch.setenv("HEADWAY_HOME", str(small / "home"))
+        with pytest.raises(StorageError, match="no space left"):
+            ship(project / "tiny.yaml", out=project / "out")
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert not (project / "out").exists()
