@@ -1,13 +1,20 @@
 """Prometheus metrics of one server, in a registry of their own: two servers in one process do not mix.
 
-Labels are bounded: a model is named only once it is loaded, and outcomes are a fixed list.
+Counting happens for every request, reading a few times a minute. So what is counted are plain numbers, touched by the
+event loop's thread alone, and they become Prometheus' types when `/metrics` is read. Labels are bounded: a model is
+named only once it is loaded, and outcomes and statuses are short lists.
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -15,67 +22,108 @@ Outcome = Literal["ok", "wrong", "full", "late", "unavailable", "cancelled", "fa
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_LABELS = ("model", "version")
+
+
+class Tally:
+    """A histogram being filled: `counts[i]` values lie at or below `bounds[i]` and above the bound before."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """(upper bound, values up to it), as Prometheus has them."""
+        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        return [(name, float(count)) for name, count in zip(names, accumulate(self.counts), strict=True)]
 
 
 class ModelMetrics:
-    """What is counted of one version of a model. Children are looked up once: labels cost more than counting."""
+    """What is counted of one version of a model.
 
-    def __init__(self, server: "Metrics", model: str, version: str) -> None:
-        self._outcomes = {outcome: server.requests.labels(model, version, outcome) for outcome in _OUTCOMES}
-        self._whole = server.whole.labels(model, version)
-        self._queue = server.queue.labels(model, version)
-        self._infer = server.infer.labels(model, version)
-        self._batch_rows = server.batch_rows.labels(model, version)
-        self._queued = server.queued_rows.labels(model, version)
-        self.ready = server.ready.labels(model, version)
+    Attributes:
+        ready: whether it answers.
+        queued_rows: asked for the rows that wait, when the metrics are read.
+    """
 
-    def watch_queue(self, rows: Callable[[], float]) -> None:
-        """Read the queue's length from `rows` whenever the metrics are read."""
-        self._queued.set_function(rows)
+    def __init__(self) -> None:
+        self.ready = False
+        self.queued_rows: Callable[[], int] = int
+        self.outcomes: Counter[Outcome] = Counter(dict.fromkeys(_OUTCOMES, 0))
+        self.whole = Tally(_SECONDS)
+        self.queue = Tally(_SECONDS)
+        self.infer = Tally(_SECONDS)
+        self.batch_rows = Tally(_ROWS)
 
     def answered(self, outcome: Outcome, seconds: float) -> None:
-        """A request ended so, `seconds` after it was read."""
-        self._outcomes[outcome].inc()
-        self._whole.observe(seconds)
+        """A request ended so, `seconds` after it was decoded."""
+        self.outcomes[outcome] += 1
+        self.whole.add(seconds)
 
     def batch_ran(self, *, rows: int, waited: Sequence[float], seconds: float) -> None:
         """A run over `rows` rows took `seconds`; its requests had waited for `waited` seconds each."""
-        self._infer.observe(seconds)
-        self._batch_rows.observe(rows)
+        self.infer.add(seconds)
+        self.batch_rows.add(rows)
         for wait in waited:
-            self._queue.observe(wait)
+            self.queue.add(wait)
 
 
-class Metrics:
+class Metrics(Collector):
     """All metrics of one server."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        model = ("model", "version")
-
-        def seconds(name: str, text: str) -> Histogram:
-            return Histogram(f"headway_{name}_seconds", text, model, buckets=_SECONDS, registry=self.registry)
-
-        self.requests = Counter(
-            "headway_requests", "Inference requests by how they ended.", (*model, "outcome"), registry=self.registry
-        )
-        self.whole = seconds("request", "From the request's last byte read to its answer made.")
-        self.queue = seconds("queue", "From acceptance to the start of the run.")
-        self.infer = seconds("infer", "One run of the model, whatever its rows.")
-        self.batch_rows = Histogram(
-            "headway_batch_rows", "Rows of a run.", model, buckets=_ROWS, registry=self.registry
-        )
-        self.queued_rows = Gauge("headway_queued_rows", "Rows that wait for a run.", model, registry=self.registry)
-        self.ready = Gauge("headway_model_ready", "1 once the golden samples matched.", model, registry=self.registry)
-        self.responses = Counter(
-            "headway_http_responses", "HTTP responses by status.", ("status",), registry=self.registry
-        )
-        ProcessCollector(registry=self.registry)
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._statuses: Counter[int] = Counter()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     def model(self, name: str, version: str) -> ModelMetrics:
         """The metrics of one version of a model that is loaded."""
-        return ModelMetrics(self, name, version)
+        return self._models.setdefault((name, version), ModelMetrics())
+
+    def responded(self, status: int) -> None:
+        """An HTTP response was sent."""
+        self._statuses[status] += 1
 
     def render(self) -> bytes:
         """The Prometheus text format, of content type `CONTENT_TYPE`."""
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric, for Prometheus' client."""
+        requests = CounterMetricFamily("headway_requests", "Inference requests by how they ended.", labels=_OUTCOME)
+        ready = GaugeMetricFamily("headway_model_ready", "1 once its golden samples matched.", labels=_LABELS)
+        queued = GaugeMetricFamily("headway_queued_rows", "Rows that wait for a run.", labels=_LABELS)
+        for model, seen in self._models.items():
+            for outcome, count in seen.outcomes.items():
+                requests.add_metric([*model, outcome], count)
+            ready.add_metric(model, seen.ready)
+            queued.add_metric(model, seen.queued_rows())
+        yield from (requests, ready, queued)
+        yield self._histogram("request_seconds", "From a decoded request to its outputs.", lambda seen: seen.whole)
+        yield self._histogram("queue_seconds", "From acceptance to the start of the run.", lambda seen: seen.queue)
+        yield self._histogram("infer_seconds", "One run of the model, whatever its rows.", lambda seen: seen.infer)
+        yield self._histogram("batch_rows", "Rows of one run.", lambda seen: seen.batch_rows)
+        responses = CounterMetricFamily("headway_http_responses", "HTTP responses by status.", labels=("status",))
+        for status, count in sorted(self._statuses.items()):
+            responses.add_metric([str(status)], count)
+        yield responses
+
+    def _histogram(self, name: str, text: str, tally: Callable[[ModelMetrics], Tally]) -> Metric:
+        family = HistogramMetricFamily(f"headway_{name}", text, labels=_LABELS)
+        for model, seen in self._models.items():
+            one = tally(seen)
+            family.add_metric(model, one.buckets(), one.total)
+        return family
+
+
+_OUTCOME = (*_LABELS, "outcome")

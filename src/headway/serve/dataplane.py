@@ -1,13 +1,12 @@
 """The data plane: the one path of every request, whatever wire it came over.
 
-An adapter (`rest.py`) decodes its wire's bytes into an `InferRequest`, calls `DataPlane.infer`, and encodes the
-`InferResponse`. Nothing here knows of HTTP. What a request may be is checked here, before it is queued, so that a wrong
-one fails alone.
+An adapter (`rest.py`) decodes its wire's bytes into an `InferRequest`, finds the model in the `DataPlane`, calls its
+`infer`, and encodes the `InferResponse`. Nothing here knows of HTTP.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -17,7 +16,8 @@ from headway.observe.metrics import Metrics, ModelMetrics, Outcome
 from headway.serve.batcher import BatchLimits
 from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
 from headway.serve.loading import Loaded
-from headway.serve.runner import Runner, lane_of
+from headway.serve.runner import Runner
+from headway.serve.signature import Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,48 +54,7 @@ class InferResponse:
     model: str
     version: str
     id: str
-    outputs: list[tuple[TensorSpec, Array, bool]] = field(default_factory=list)
-
-
-def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs in the order of `specs`.
-
-    Raises:
-        RequestError: an input is missing or unknown, has the wrong datatype or shape, holds nothing, or has other rows
-            than the rest.
-    """
-    if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
-        _refuse_names(specs, inputs)
-    rows: int | None = None
-    for spec in specs:
-        value = inputs[spec.name]
-        if value.dtype != spec.dtype and not (spec.datatype == "BYTES" and value.dtype.kind in "SU"):
-            raise RequestError(
-                f"the datatype must be {spec.datatype} (numpy {spec.dtype}), not {value.dtype}",
-                where=f"input {spec.name!r}",
-            )
-        if not spec.admits(value.shape):
-            raise RequestError(
-                f"shape {list(value.shape)} does not fit {list(spec.shape)}", where=f"input {spec.name!r}"
-            )
-        if value.size == 0:
-            raise RequestError(f"shape {list(value.shape)} holds nothing", where=f"input {spec.name!r}")
-        if spec.batched:
-            if rows not in (None, value.shape[0]):
-                raise RequestError(
-                    f"{value.shape[0]} rows, where other inputs have {rows}", where=f"input {spec.name!r}"
-                )
-            rows = value.shape[0]
-    return {spec.name: inputs[spec.name] for spec in specs}
-
-
-def _refuse_names(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
-    known = [spec.name for spec in specs]
-    unknown = [name for name in inputs if name not in known]
-    wrong = f"no input is called {unknown[0][:100]!r}" if unknown else ""
-    missing = [name for name in known if name not in inputs]
-    wrong = wrong or f"input {missing[0]!r} is missing"
-    raise RequestError(wrong, remedy=f"The inputs are: {', '.join(known)}.")
+    outputs: list[tuple[TensorSpec, Array, bool]]
 
 
 class ServedModel:
@@ -114,14 +73,14 @@ class ServedModel:
         self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
         self.metrics = metrics
         self._specs = {spec.name: spec for spec in self.outputs}
-        # Only where every tensor has a row a request can rows of several be told apart again.
-        self._batched = all(spec.batched for spec in (*self.inputs, *self.outputs))
+        # Only where every tensor has a row a request can the rows of several be told apart again.
+        shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
+        self._signature = Signature(self.inputs, shares_runs=shares_runs)
         self._runner = Runner(
-            loaded.session, limits, whole_rows=self._batched, watcher=metrics, name=f"{self.name}:{self.version}"
+            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
         )
-        metrics.watch_queue(lambda: self._runner.queued_rows)
-        self.ready = True
-        metrics.ready.set(1)
+        metrics.queued_rows = lambda: self._runner.queued_rows
+        self.ready = metrics.ready = True
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
         """What the Open Inference Protocol calls model metadata."""
@@ -138,26 +97,31 @@ class ServedModel:
         }
 
     async def infer(self, request: InferRequest, timeout_s: float) -> InferResponse:
-        """Answer one request. Raises what `check_inputs` and `Runner.infer` raise."""
-        asked = self._asked(request)
-        inputs = check_inputs(self.inputs, request.inputs)
-        if request.timeout_s is not None:
-            timeout_s = min(timeout_s, request.timeout_s)
-        first = next(iter(inputs.values()))
-        outputs = await self._runner.infer(
-            inputs,
-            rows=first.shape[0] if self._batched else 1,
-            lane=lane_of(inputs) if self._batched else None,
-            deadline=asyncio.get_running_loop().time() + timeout_s,
+        """Answer one request and count how it ended. Raises what `Signature.check` and `Runner.infer` raise."""
+        began = perf_counter()
+        outcome: Outcome = "failed"
+        try:
+            asked = self._asked(request)
+            checked = self._signature.check(request.inputs)
+            if request.timeout_s is not None:
+                timeout_s = min(timeout_s, request.timeout_s)
+            outputs = await self._runner.infer(checked, timeout_s)
+            outcome = "ok"
+        except HeadwayError as error:
+            outcome = _outcome(error)
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self.metrics.answered(outcome, perf_counter() - began)
+        return InferResponse(
+            self.name, self.version, request.id, [(spec, outputs[spec.name], binary) for spec, binary in asked]
         )
-        response = InferResponse(self.name, self.version, request.id)
-        response.outputs = [(spec, outputs[spec.name], binary) for spec, binary in asked]
-        return response
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""
-        self.ready = False
-        self.metrics.ready.set(0)
+        self.ready = self.metrics.ready = False
         await self._runner.close(drain_s)
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool]]:
@@ -218,24 +182,6 @@ class DataPlane:
         """Model metadata of the Open Inference Protocol."""
         model = self.model(name, version)
         return model.metadata(sorted(self._models[name], key=int))
-
-    async def infer(self, model: ServedModel, request: InferRequest, timeout_s: float) -> InferResponse:
-        """Answer one request and count how it ended."""
-        began = perf_counter()
-        outcome: Outcome = "failed"
-        try:
-            response = await model.infer(request, timeout_s)
-        except HeadwayError as error:
-            outcome = _outcome(error)
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        else:
-            outcome = "ok"
-            return response
-        finally:
-            model.metrics.answered(outcome, perf_counter() - began)
 
     async def close(self, drain_s: float = 0) -> None:
         """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free every model."""

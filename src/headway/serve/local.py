@@ -8,9 +8,9 @@ from threading import Lock
 from headway.bundles.manifest import Manifest
 from headway.core.errors import HeadwayError
 from headway.core.tensors import Array
-from headway.serve.dataplane import check_inputs
 from headway.serve.errors import InferenceError
 from headway.serve.loading import Loaded, Source, load_bundle
+from headway.serve.signature import Signature
 
 
 class LocalModel:
@@ -22,6 +22,7 @@ class LocalModel:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
+        self._signature = Signature(loaded.bundle.manifest.inputs, shares_runs=False)
         self._turn = None if loaded.session.thread_safe else Lock()
 
     @property
@@ -39,10 +40,10 @@ class LocalModel:
             RequestError: the inputs do not fit.
             InferenceError: the model failed.
         """
-        checked = check_inputs(self.manifest.inputs, inputs)
+        checked = self._signature.check(inputs)
         try:
             with self._turn or nullcontext():
-                return self._loaded.session.run(checked)
+                return self._loaded.session.run(checked.inputs)
         except HeadwayError:
             raise
         except Exception as error:

@@ -12,12 +12,14 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
 
 from headway.core.errors import RequestError
-from headway.core.tensors import DYNAMIC, Array, DataType, TensorSpec, datatype
+from headway.core.tensors import DATATYPES, DYNAMIC, Array, DataType, TensorSpec, datatype
 from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.errors import TooLargeError, UnsupportedError
 
@@ -25,6 +27,8 @@ _MAX_TENSORS = 1024  # a body of a few MB could otherwise ask for a hundred thou
 _MAX_DIMS = 32
 _UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end", "classification", "shared_memory_region")
 _U32 = struct.Struct("<I")
+_WIRE = {row.name: np.dtype(row.numpy).newbyteorder("<") for row in DATATYPES if row.numpy}
+_SHORT = 2048  # bytes of a header that is worth remembering
 
 
 def decode(
@@ -50,22 +54,13 @@ def decode(
         raise TooLargeError(
             f"{length} bytes of JSON; at most {max_json_bytes} are read", remedy="Send the tensors as binary data."
         )
-    document = _parse(body[:length] if length < len(body) else body)
-    _refuse_unsupported(document.get("parameters"), "the request")
-    parameters = _mapping(document.get("parameters", {}), "parameters")
-    binary = _flag(parameters.get("binary_data_output", False), "binary_data_output")
-    entries = _tensors(document.get("inputs"), "inputs")
-    if not entries:
-        raise RequestError("the request has no inputs", remedy='Send {"inputs": [...]}.')
-    outputs = None
-    if document.get("outputs"):
-        outputs = [_output(entry, binary) for entry in _tensors(document["outputs"], "outputs")]
+    if length < len(body):
+        # A client that sends tensors as binary sends the same few headers over and over.
+        header = _read_again(body[:length]) if length <= _SHORT else _read(body[:length])
+    else:
+        header = _read(body)
     return InferRequest(
-        inputs=_inputs(entries, body, length),
-        outputs=outputs,
-        binary=binary,
-        id=_id(document.get("id", "")),
-        timeout_s=_timeout(parameters.get("timeout", 0)),
+        _inputs(header.inputs, body, length), header.outputs, header.binary, header.id, header.timeout_s
     )
 
 
@@ -78,26 +73,70 @@ def encode(response: InferResponse) -> tuple[bytes, int | None]:
     Raises:
         RequestError: an output was asked for as JSON that JSON cannot carry.
     """
-    blobs: list[bytes] = []
-    outputs = []
+    if not response.id and all(binary for _, _, binary in response.outputs):
+        blobs = [_to_blob(spec, value) for spec, value, _ in response.outputs]
+        shapes = tuple([(spec.name, spec.datatype, value.shape) for spec, value, _ in response.outputs])
+        header = _binary_header(response.model, response.version, shapes, tuple([len(blob) for blob in blobs]))
+        return b"".join((header, *blobs)), len(header)
+    blobs, outputs = [], []
     for spec, value, binary in response.outputs:
-        entry: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": value.shape}
         if binary:
-            blob = _to_blob(spec, value)
-            entry["parameters"] = {"binary_data_size": len(blob)}
-            blobs.append(blob)
+            blobs.append(_to_blob(spec, value))
+            outputs.append(_described(spec.name, spec.datatype, value.shape, len(blobs[-1])))
         else:
-            entry["data"] = _to_json(spec, value)
-        outputs.append(entry)
-    document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
-    if response.id:
-        document["id"] = response.id
-    document["outputs"] = outputs
-    header = _write(document).encode()
+            outputs.append(_described(spec.name, spec.datatype, value.shape) | {"data": _to_json(spec, value)})
+    header = _head(response.model, response.version, response.id, outputs)
     return (b"".join((header, *blobs)), len(header)) if blobs else (header, None)
 
 
 # Requests
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """One input as the header describes it: its data, or (`data` None) the size in bytes of its blob."""
+
+    name: str
+    kind: DataType
+    shape: tuple[int, ...]
+    data: Array | None
+    size: int
+
+    @property
+    def where(self) -> str:
+        return f"input {self.name[:100]!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A request but for the blobs that follow it."""
+
+    inputs: tuple[_Input, ...]
+    outputs: tuple[OutputRequest, ...] | None
+    binary: bool
+    id: str
+    timeout_s: float | None
+
+
+def _read(text: bytes) -> _Header:
+    document = _parse(text)
+    parameters = _mapping(document.get("parameters", {}), "parameters")
+    _refuse_unsupported(parameters, "the request")
+    binary = _flag(parameters.get("binary_data_output", False), "binary_data_output")
+    inputs = _tensors(document.get("inputs"), "inputs")
+    if not inputs:
+        raise RequestError("the request has no inputs", remedy='Send {"inputs": [...]}.')
+    outputs = _tensors(document.get("outputs") or [], "outputs")
+    return _Header(
+        inputs=tuple(_input(entry) for entry in inputs),
+        outputs=tuple(_output(entry, binary) for entry in outputs) or None,
+        binary=binary,
+        id=_id(document.get("id", "")),
+        timeout_s=_timeout(parameters.get("timeout", 0)),
+    )
+
+
+_read_again = lru_cache(maxsize=256)(_read)
 
 
 def _header_length(text: str | None, available: int) -> int:
@@ -197,26 +236,36 @@ def _output(entry: Mapping[str, Any], binary: bool) -> OutputRequest:
     return OutputRequest(name, _flag(parameters.get("binary_data", binary), f"output {name[:100]!r}: binary_data"))
 
 
-def _inputs(entries: Sequence[Mapping[str, Any]], body: bytes, start: int) -> dict[str, Array]:
+def _input(entry: Mapping[str, Any]) -> _Input:
+    name: str = entry["name"]
+    where = f"input {name[:100]!r}"
+    parameters = _mapping(entry.get("parameters", {}), f"{where}: parameters")
+    _refuse_unsupported(parameters, where)
+    kind, shape = _kind(entry.get("datatype"), where), _shape(entry.get("shape"), where)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        data = _from_json(entry.get("data"), kind, shape, where)
+        data.flags.writeable = False  # a header that is read again shares it
+        return _Input(name, kind, shape, data, 0)
+    if "data" in entry:
+        raise RequestError("has both data and binary_data_size", where=where)
+    if not _is_count(size):
+        raise RequestError("must be a whole number of bytes", where=f"{where}: binary_data_size")
+    _check_size(size, kind, shape, where)
+    return _Input(name, kind, shape, None, size)
+
+
+def _inputs(described: Sequence[_Input], body: bytes, start: int) -> dict[str, Array]:
+    """Every input by name; `start` is where the first blob begins."""
     found: dict[str, Array] = {}
-    for entry in entries:
-        name: str = entry["name"]
-        where = f"input {name[:100]!r}"
-        parameters = _mapping(entry.get("parameters", {}), f"{where}: parameters")
-        _refuse_unsupported(parameters, where)
-        kind, shape = _kind(entry.get("datatype"), where), _shape(entry.get("shape"), where)
-        size = parameters.get("binary_data_size")
-        if size is None:
-            found[name] = _from_json(entry.get("data"), kind, shape, where)
+    for one in described:
+        if one.data is not None:
+            found[one.name] = one.data
             continue
-        if "data" in entry:
-            raise RequestError("has both data and binary_data_size", where=where)
-        if not _is_count(size):
-            raise RequestError("must be a whole number of bytes", where=f"{where}: binary_data_size")
-        if size > len(body) - start:
-            raise RequestError(f"{size} bytes, but {len(body) - start} are left in the body", where=where)
-        found[name] = _from_blob(body, start, size, kind, shape, where)
-        start += size
+        if one.size > len(body) - start:
+            raise RequestError(f"{one.size} bytes, but {len(body) - start} are left in the body", where=one.where)
+        found[one.name] = _from_blob(body, start, one)
+        start += one.size
     if start != len(body):
         raise RequestError(f"{len(body) - start} bytes follow the last tensor")
     return found
@@ -240,20 +289,23 @@ def _shape(value: object, where: str) -> tuple[int, ...]:
 # Tensors
 
 
-def _from_blob(body: bytes, start: int, size: int, kind: DataType, shape: tuple[int, ...], where: str) -> Array:
-    count = math.prod(shape)
-    if kind.name == "BYTES":
-        return _elements(body[start : start + size], count, where).reshape(shape)
-    if size != count * kind.size:
-        raise RequestError(
-            f"{size} bytes, but shape {list(shape)} of {kind.name} takes {count * kind.size}"[:300], where=where
-        )
-    if kind.numpy is None:
-        raise UnsupportedError(f"{kind.name} is not supported", where=where)
-    if kind.name == "BOOL":  # any byte but 0 is true, and a bool must hold 0 or 1
+def _check_size(size: int, kind: DataType, shape: tuple[int, ...], where: str) -> None:
+    """A blob's size against its shape; for BYTES it is checked with its elements."""
+    if kind.name == "BF16":
+        raise UnsupportedError("BF16 is not supported", where=where)
+    wanted = math.prod(shape) * kind.size
+    if kind.size and size != wanted:
+        raise RequestError(f"{size} bytes, but shape {list(shape)} of {kind.name} takes {wanted}"[:300], where=where)
+
+
+def _from_blob(body: bytes, start: int, one: _Input) -> Array:
+    if one.kind.name == "BYTES":
+        return _elements(body[start : start + one.size], math.prod(one.shape), one.where).reshape(one.shape)
+    count = one.size // one.kind.size
+    if one.kind.name == "BOOL":  # any byte but 0 is true, and a bool must hold 0 or 1
         truth: Array = np.frombuffer(body, "u1", count, start) != 0
-        return truth.reshape(shape)
-    return np.frombuffer(body, f"<{kind.numpy}", count, start).reshape(shape)
+        return truth.reshape(one.shape)
+    return np.frombuffer(body, _WIRE[one.kind.name], count, start).reshape(one.shape)
 
 
 def _elements(blob: bytes, count: int, where: str) -> Array:
@@ -342,16 +394,36 @@ def _raw_input(body: bytes, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     if open_axes:
         row = kind.size * math.prod(dim for dim in shape if dim != DYNAMIC)
         shape[open_axes[0]] = len(body) // row if row else 0
-    return {spec.name: _from_blob(body, 0, len(body), kind, tuple(shape), where)}
+    _check_size(len(body), kind, tuple(shape), where)
+    return {spec.name: _from_blob(body, 0, _Input(spec.name, kind, tuple(shape), None, len(body)))}
 
 
 # Answers
 
 
+def _described(name: str, kind: str, shape: tuple[int, ...], size: int | None = None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "datatype": kind, "shape": shape}
+    return entry if size is None else entry | {"parameters": {"binary_data_size": size}}
+
+
+def _head(model: str, version: str, number: str, outputs: Sequence[Mapping[str, Any]]) -> bytes:
+    document: dict[str, Any] = {"model_name": model, "model_version": version}
+    if number:
+        document["id"] = number
+    return _write(document | {"outputs": outputs}).encode()
+
+
+@lru_cache(maxsize=256)
+def _binary_header(
+    model: str, version: str, shapes: tuple[tuple[str, str, tuple[int, ...]], ...], sizes: tuple[int, ...]
+) -> bytes:
+    return _head(model, version, "", [_described(*one, size) for one, size in zip(shapes, sizes, strict=True)])
+
+
 def _to_blob(spec: TensorSpec, value: Array) -> bytes:
     if spec.datatype == "BYTES":
         return b"".join(_U32.pack(len(item)) + item for item in map(_bytes, value.flat))
-    return np.asarray(value, spec.dtype.newbyteorder("<")).tobytes()
+    return np.asarray(value, _WIRE[spec.datatype]).tobytes()
 
 
 def _to_json(spec: TensorSpec, value: Array) -> list[Any]:

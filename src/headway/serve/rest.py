@@ -4,9 +4,9 @@ Sources: KServe `open-inference-protocol/specification/protocol/inference_rest.m
 """
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from headway.core.errors import HeadwayError, RequestError
@@ -16,15 +16,18 @@ from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, ServedModel
 from headway.serve.errors import FullError, NotFoundError, TooLargeError, UnavailableError, UnsupportedError
 from headway.serve.open_inference import decode, encode
+from headway.serve.presence import Connection, Presence
 
 Headers = list[tuple[str, str]]
 Answer = tuple[int, Headers, bytes]
 
+_MODELS = "/v2/models/"
 _JSON: Headers = [("content-type", "application/json")]
+_BINARY: Headers = [("content-type", "application/octet-stream")]
 _GONE = 499  # as nginx counts a caller that left; nobody receives it
 
 
-class HttpProtocol(Protocol):
+class HttpProtocol(Connection, Protocol):
     """What is used of RSGI's protocol object."""
 
     async def __call__(self) -> bytes:
@@ -32,9 +35,6 @@ class HttpProtocol(Protocol):
 
     def __aiter__(self) -> Any:
         """The body in pieces."""
-
-    async def client_disconnect(self) -> None:
-        """Returns when the client has gone."""
 
     def response_bytes(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the answer."""
@@ -53,7 +53,7 @@ class Rest:
         self._plane = plane
         self._config = config
         self._server = {"name": "headway", "version": __version__, "extensions": ["binary_tensor_data"]}
-        self._statuses = {status: plane.metrics.responses.labels(str(status)) for status in (200, _GONE)}
+        self._presence = Presence(config.request_timeout_s)
         self._fixed: dict[str, Callable[[], Answer]] = {
             "/v2": lambda: _answer(200, self._server),
             "/v2/health/live": lambda: self._health(200),
@@ -65,87 +65,93 @@ class Rest:
     async def __rsgi__(self, scope: Any, protocol: HttpProtocol) -> None:
         """Answer one HTTP request, whatever happens."""
         try:
-            answer = await self._route(scope, protocol)
+            model = self._infer_target(scope)
+            answer = self._get(scope) if model is None else await self._infer(model, scope, protocol)
         except HeadwayError as error:
             answer = self._refusal(error)
         except (asyncio.CancelledError, ConnectionError):
-            self._count(_GONE)
+            self._plane.metrics.responded(_GONE)
             return
         except Exception as error:  # noqa: BLE001  (a bug must not take the connection, or the server, with it)
             answer = self._bug(error)
-        self._count(answer[0])
+        self._plane.metrics.responded(answer[0])
         protocol.response_bytes(*answer)
 
-    async def _route(self, scope: Any, protocol: HttpProtocol) -> Answer:
+    def _infer_target(self, scope: Any) -> ServedModel | None:
+        """The model of `/v2/models/{model}[/versions/{version}]/infer`; None for another path."""
         path: str = scope.path
-        if path.startswith("/v2/models/"):
-            return await self._model_route(path.removesuffix("/").split("/")[3:], scope, protocol)
-        make = self._fixed.get(path.removesuffix("/"))
+        if not (path.startswith(_MODELS) and path.endswith("/infer")):
+            return None
+        name, version, rest = _split(path)
+        if rest != ["infer"]:
+            return None
+        _require(scope, "POST")
+        return self._plane.model(name, version)
+
+    def _get(self, scope: Any) -> Answer:
+        path: str = scope.path.removesuffix("/")
+        make = self._fixed.get(path)
+        if make is None and path.startswith(_MODELS):
+            name, version, rest = _split(path)
+            if rest == ["ready"]:
+                make = partial(self._model_ready, name, version)
+            elif not rest:
+                make = partial(self._metadata, name, version)
         if make is None:
             raise NotFoundError(f"no such path: {path[:200]}")
         _require(scope, "GET")
         return make()
 
-    async def _model_route(self, parts: list[str], scope: Any, protocol: HttpProtocol) -> Answer:
-        """`{model}[/versions/{version}][/infer|/ready]`."""
-        name, version, rest = parts[0], None, parts[1:]
-        if rest[:1] == ["versions"] and len(rest) > 1:
-            version, rest = rest[1], rest[2:]
-        if rest == ["infer"]:
-            _require(scope, "POST")
-            return await self._infer(self._plane.model(name, version), scope, protocol)
-        if rest == ["ready"]:
-            _require(scope, "GET")
-            ready = self._plane.model(name, version).ready and not self._plane.draining
-            return _answer(200 if ready else 503, {"name": name, "ready": ready})
-        if rest:
-            raise NotFoundError(f"no such path: {scope.path[:200]}")
-        _require(scope, "GET")
-        return _answer(200, self._plane.metadata(name, version))
-
     async def _infer(self, model: ServedModel, scope: Any, protocol: HttpProtocol) -> Answer:
-        header = scope.headers.get("inference-header-content-length")
-        body = await self._body(scope, protocol)
-        request = decode(body, header, model.inputs, max_json_bytes=self._config.max_json_bytes)
-        watch = _cancel_when_gone(protocol)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (granian runs every request in a task)
+        visit = self._presence.begin(task, protocol)
         try:
-            response = await self._plane.infer(model, request, self._config.request_timeout_s)
+            body = await self._body(scope, protocol)
+            visit.body_read = True
+            header = scope.headers.get("inference-header-content-length")
+            request = decode(body, header, model.inputs, max_json_bytes=self._config.max_json_bytes)
+            response = await model.infer(request, self._config.request_timeout_s)
+        except asyncio.CancelledError:
+            if visit.late:
+                raise RequestError("the body did not come in time") from None
+            raise
         finally:
-            watch.cancel()
+            self._presence.end(visit)
         content, length = encode(response)
         if length is None:
             return 200, _JSON, content
-        return (
-            200,
-            [("content-type", "application/octet-stream"), ("inference-header-content-length", str(length))],
-            content,
-        )
+        return 200, [*_BINARY, ("inference-header-content-length", str(length))], content
 
     async def _body(self, scope: Any, protocol: HttpProtocol) -> bytes:
-        """The request's body, read within its time and bound.
+        """The request's body.
 
         Raises:
             TooLargeError: it says so, or turns out so.
-            RequestError: it did not come in time.
+            ConnectionError: the client went away in the middle.
         """
         most = self._config.max_body_bytes
         stated = scope.headers.get("content-length")
-        if stated is not None and int(stated) > most:  # the HTTP layer has refused what is no number
-            raise TooLargeError(f"a body of {stated} bytes; at most {most} are read")
         try:
-            async with asyncio.timeout(self._config.request_timeout_s):
-                if stated is not None:
-                    return await protocol()
-                body = bytearray()  # and not a list of pieces: a flood of tiny ones would take many times their size
-                async for piece in protocol:
-                    body += piece
-                    if len(body) > most:
-                        raise TooLargeError(f"the body has more than {most} bytes")
-                return bytes(body)
-        except TimeoutError:
-            raise RequestError("the body did not come in time") from None
+            if stated is not None:
+                if int(stated) > most:  # the HTTP layer has refused what is no number
+                    raise TooLargeError(f"a body of {stated} bytes; at most {most} are read")
+                return await protocol()
+            body = bytearray()  # and not a list of pieces: a flood of tiny ones would take many times their size
+            async for piece in protocol:
+                body += piece
+                if len(body) > most:
+                    raise TooLargeError(f"the body has more than {most} bytes")
+            return bytes(body)
         except RuntimeError:  # RSGI's "transport is closed"
             raise ConnectionError("the client has gone") from None
+
+    def _model_ready(self, name: str, version: str | None) -> Answer:
+        ready = self._plane.model(name, version).ready and not self._plane.draining
+        return _answer(200 if ready else 503, {"name": name, "ready": ready})
+
+    def _metadata(self, name: str, version: str | None) -> Answer:
+        return _answer(200, self._plane.metadata(name, version))
 
     def _health(self, status: int) -> Answer:
         return _answer(status, {"live": True, "ready": self._plane.ready})
@@ -164,12 +170,6 @@ class Rest:
         text = str(error) if isinstance(error, HeadwayError) else "internal error"
         return _answer(500, {"error": f"{text} (request {number})"})
 
-    def _count(self, status: int) -> None:
-        counter = self._statuses.get(status)
-        if counter is None:
-            counter = self._statuses[status] = self._plane.metrics.responses.labels(str(status))
-        counter.inc()
-
 
 _STATUSES: tuple[tuple[type[HeadwayError], int], ...] = (
     (NotFoundError, 404),
@@ -179,6 +179,14 @@ _STATUSES: tuple[tuple[type[HeadwayError], int], ...] = (
     (RequestError, 400),
     (UnavailableError, 503),
 )
+
+
+def _split(path: str) -> tuple[str, str | None, list[str]]:
+    """Model, version and what follows them, of a path below `/v2/models/`."""
+    name, *rest = path[len(_MODELS) :].split("/")
+    if len(rest) > 1 and rest[0] == "versions":
+        return name, rest[1], rest[2:]
+    return name, None, rest
 
 
 def _require(scope: Any, method: str) -> None:
@@ -193,16 +201,3 @@ def _answer(status: int, document: Any) -> Answer:
 def _error_body(error: HeadwayError) -> bytes:
     text = f"{error.where}: {error.message}" if error.where else error.message
     return json.dumps({"error": f"{text}. {error.remedy}" if error.remedy else text}).encode()
-
-
-def _cancel_when_gone(protocol: HttpProtocol) -> "asyncio.Task[None]":
-    """Cancel the running task if its client leaves: work that nobody waits for is dropped."""
-    task = asyncio.current_task()
-
-    async def watch() -> None:
-        with contextlib.suppress(RuntimeError):
-            await protocol.client_disconnect()
-            if task is not None:
-                task.cancel()
-
-    return asyncio.get_running_loop().create_task(watch())

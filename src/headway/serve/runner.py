@@ -7,7 +7,7 @@ a deadline, a caller that leaves, a shutdown) settles that future once.
 
 import asyncio
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter
@@ -20,6 +20,7 @@ from headway.core.tensors import Array
 from headway.runtimes.runtime import Session
 from headway.serve.batcher import Batcher, BatchLimits, Job
 from headway.serve.errors import DeadlineError, InferenceError, UnavailableError
+from headway.serve.signature import Checked
 
 Arrays = Mapping[str, Array]
 Outcome = dict[str, Array] | HeadwayError
@@ -77,31 +78,26 @@ class Runner:
         """Rows that wait."""
         return self._batcher.queued_rows
 
-    async def infer(self, inputs: Arrays, *, rows: int, lane: Hashable, deadline: float) -> dict[str, Array]:
+    async def infer(self, checked: Checked, timeout_s: float) -> dict[str, Array]:
         """Queue a request and wait for its outputs.
-
-        Args:
-            inputs: checked against the session's specs.
-            rows: of the inputs.
-            lane: see `Job`.
-            deadline: on the event loop's clock.
 
         Raises:
             FullError: not accepted; there are too many waiting.
             UnavailableError: not accepted, or not answered in time, for the session is being closed.
-            DeadlineError: the deadline passed before there was an answer.
+            DeadlineError: there was no answer within `timeout_s` seconds.
             RequestError: the model refuses the values.
             InferenceError: the model failed.
         """
         if self._closing:
             raise UnavailableError("the model is being unloaded")
         loop = self._loop
-        call = _Call(inputs, loop.create_future())
-        job = Job(call, rows, lane, loop.time(), deadline)
+        now = loop.time()
+        call = _Call(checked.inputs, loop.create_future())
+        job = Job(call, checked.rows, checked.lane, now, now + timeout_s)
         self._batcher.offer(job)
         self._empty.clear()
         self._look_soon()
-        alarm = loop.call_at(deadline, self._expire, job)
+        alarm = loop.call_at(job.deadline, self._expire, job)
         try:
             return await call.answer
         finally:
@@ -243,8 +239,3 @@ def _settle(job: Job[_Call], outcome: Outcome) -> None:
         answer.set_exception(outcome)
     else:
         answer.set_result(outcome)
-
-
-def lane_of(inputs: Arrays) -> Hashable:
-    """What must agree for two requests to share a run: every dimension but the first."""
-    return tuple(value.shape[1:] for value in inputs.values())

@@ -1,0 +1,99 @@
+"""What a model takes: inputs are checked against it before they are queued, so that a wrong request fails alone."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headway.core.errors import RequestError
+from headway.core.tensors import DYNAMIC, Array, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Inputs that fit.
+
+    Attributes:
+        inputs: in the model's order.
+        rows: of every batched input; 1 where there is none.
+        lane: what must agree for two requests to share a run (every dimension but the first); None shares no run.
+    """
+
+    inputs: dict[str, Array]
+    rows: int
+    lane: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A `TensorSpec`, ready for checks that every request pays for."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    batched: bool
+    datatype: str
+
+    def refuse(self, value: Array) -> None:
+        where = f"input {self.name!r}"
+        if value.dtype != self.dtype:
+            wanted = f"{self.datatype} (numpy {self.dtype})"
+            raise RequestError(f"the datatype must be {wanted}, not {value.dtype}", where=where)
+        raise RequestError(f"shape {list(value.shape)} does not fit {list(self.shape)}", where=where)
+
+
+class Signature:
+    """The inputs of a model.
+
+    Args:
+        specs: the inputs.
+        shares_runs: whether rows of several requests can be told apart in the outputs.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], *, shares_runs: bool) -> None:
+        self._rules = [_Rule(spec.name, spec.dtype, spec.shape, spec.batched, spec.datatype) for spec in specs]
+        self._shares_runs = shares_runs
+
+    def check(self, inputs: Mapping[str, Array]) -> Checked:
+        """The inputs, if they fit.
+
+        Raises:
+            RequestError: an input is missing or unknown, has the wrong datatype or shape, holds nothing, or has other
+                rows than the rest.
+        """
+        if len(inputs) != len(self._rules):
+            self._refuse_names(inputs)
+        ordered: dict[str, Array] = {}
+        rows = 0
+        for rule in self._rules:
+            value = inputs.get(rule.name)
+            if value is None:
+                self._refuse_names(inputs)
+                continue
+            shape = value.shape
+            text = rule.datatype == "BYTES" and value.dtype.kind in "SU"
+            if (value.dtype != rule.dtype and not text) or not _admits(rule.shape, shape):
+                rule.refuse(value)
+            if rule.batched:
+                if rows and rows != shape[0]:
+                    raise RequestError(f"{shape[0]} rows, where other inputs have {rows}", where=f"input {rule.name!r}")
+                rows = shape[0]
+            ordered[rule.name] = value
+        lane = tuple([value.shape[1:] for value in ordered.values()]) if self._shares_runs else None
+        return Checked(ordered, rows or 1, lane)
+
+    def _refuse_names(self, inputs: Mapping[str, Array]) -> None:
+        known = [rule.name for rule in self._rules]
+        unknown = [name for name in inputs if name not in known]
+        missing = [name for name in known if name not in inputs]
+        wrong = f"no input is called {unknown[0][:100]!r}" if unknown else f"input {missing[0]!r} is missing"
+        raise RequestError(wrong, remedy=f"The inputs are: {', '.join(known)}.")
+
+
+def _admits(wanted: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether `shape` fits and holds something."""
+    return (
+        len(wanted) == len(shape)
+        and 0 not in shape
+        and all(want in (have, DYNAMIC) for want, have in zip(wanted, shape, strict=True))
+    )
