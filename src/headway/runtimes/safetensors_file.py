@@ -64,6 +64,8 @@ def read_safetensors(path: Path) -> tuple[Tensor, ...]:
             if length > min(_MAX_HEADER, size - 8):
                 raise FormatError(f"the header should have {length} bytes: the file is truncated", where=str(path))
             header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("it is no JSON object")
         tensors = sorted(_tensors(header, 8 + length), key=lambda tensor: (tensor.start, tensor.end))
     except (struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
         raise FormatError(f"not a sound safetensors header: {error}", where=str(path)) from error
