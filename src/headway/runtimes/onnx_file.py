@@ -75,15 +75,23 @@ def read_onnx(path: Path) -> OnnxFile:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                return _Reader().model(view)
-            finally:
-                view.release()
-    except (ValueError, BufferError) as error:
-        raise FormatError(f"not an ONNX model: {error}", where=str(path)) from error
+            with memoryview(mapped) as view:
+                found = _read(view)
+    except ValueError:  # nothing to map
+        found = "the file is empty"
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path.") from error
+    if isinstance(found, str):
+        raise FormatError(f"not an ONNX model: {found}", where=str(path))
+    return found
+
+
+def _read(view: memoryview) -> "OnnxFile | str":
+    """The model, or why there is none. An exception would keep spans alive, and the mapping could not be closed."""
+    try:
+        return _Reader().model(view)
+    except ValueError as error:
+        return str(error)
 
 
 class _Reader:
