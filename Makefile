@@ -42,7 +42,7 @@ docs: setup
 
 # The same pip that installs also resolves, so that it finds torch where this machine has it.
 lock: setup
-	$(BIN)/pip-compile --quiet --strip-extras --extra dev --no-emit-index-url --no-emit-find-links --no-emit-options \
+	$(BIN)/pip-compile --quiet --strip-extras --extra ship --extra dev --no-emit-index-url --no-emit-find-links --no-emit-options \
 		--allow-unsafe --no-annotate --no-header --resolver backtracking --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 	sed -i -e 's/+cpu$$//' -e '1i # Made by `make lock`; do not edit.' requirements.lock

@@ -35,8 +35,9 @@ def out() -> "Console":
 
 
 def emit(document: Any) -> None:
-    """Print the one JSON document of a `--json` command."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """Print the one JSON document of a `--json` command: for a reader on many lines, for a program on one."""
+    indent = 2 if sys.stdout.isatty() else None
+    sys.stdout.write(json.dumps(document, indent=indent, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
