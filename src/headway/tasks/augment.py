@@ -27,5 +27,5 @@ def shift_images(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def flip_and_shift_images(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Mirror the input called "image" with probability one half and shift it by up to two pixels."""
-    return {**inputs, "image": shift(flip(inputs["image"]), pixels=2)}
+    """Mirror the input called "image" with probability one half and shift it by up to one pixel."""
+    return {**inputs, "image": shift(flip(inputs["image"]))}

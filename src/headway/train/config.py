@@ -27,4 +27,9 @@ class TrainConfig(Config):
         30, gt=0, description="Seconds between checkpoints; one is also written at each epoch's end and on Ctrl-C."
     )
     device: str = Field("auto", description="`auto`, `cpu`, or an accelerator as torch names it.")
-    threads: int | None = Field(None, ge=1, description="CPU threads for training; null uses every core it may.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads for training; null uses every core it may. On a machine that others use, several "
+        "threads wait for each other and are often slower than one.",
+    )
