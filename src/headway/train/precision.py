@@ -68,8 +68,8 @@ def _device(name: str) -> torch.device:
 def _native_bf16(device: torch.device) -> tuple[bool, str]:
     """Whether the hardware multiplies bf16 itself: emulated bf16 is slower than fp32.
 
-    Measured with avx512_bf16 on an AMD EPYC, one thread, steps of the two precisions in turn: 1.5 times as fast as fp32,
-    for the digits network as for the Fashion-MNIST one.
+    Measured with avx512_bf16 on an AMD EPYC, one thread, steps of the two precisions in turn: 1.5 times as fast as
+    fp32, for the digits network as for the Fashion-MNIST one.
     """
     if device.type == "cpu":
         have = {"amx_bf16", "avx512_bf16", "bf16"} & set(machine.here().instruction_sets)
