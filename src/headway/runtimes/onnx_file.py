@@ -74,9 +74,12 @@ def read_onnx(path: Path) -> OnnxFile:
         FormatError: not an ONNX model, truncated, or nested too deeply.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            with memoryview(mapped) as view:
-                found = _read(view)
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            found = _read(view)
     except ValueError:  # nothing to map
         found = "the file is empty"
     except OSError as error:

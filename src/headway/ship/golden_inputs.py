@@ -14,6 +14,7 @@ _ROWS = 32  # golden rows are replayed at every load
 # What dimensions other than the batch may be when the model does not say: small first; networks that halve an image
 # several times need more.
 SIZES = (8, 32, 224)
+_SMALLEST = 1e-6  # of a tolerance: outputs that are all zero here may be nearly zero elsewhere
 
 
 def given_inputs(path: Path, specs: Sequence[TensorSpec]) -> list[Inputs]:
@@ -83,20 +84,28 @@ def _draw(spec: TensorSpec, rows: int, size: int, draw: np.random.Generator) -> 
     return draw.integers(0, high, sizes).astype(spec.dtype)
 
 
-def tolerances(outputs: Mapping[str, Sequence[Array]], seen: Mapping[str, float]) -> dict[str, float]:
+def tolerances(
+    outputs: Mapping[str, Sequence[Array]], seen: Mapping[str, float], *, quantized: bool = False
+) -> dict[str, float]:
     """What a sound replay on another machine may differ by, for each output.
 
     Args:
         outputs: the golden outputs.
         seen: largest difference between them and a second run here, with other threads and rows a run.
+        quantized: the model computes in 8 bits somewhere.
 
     Another thread count and batch make ONNX Runtime cut its sums otherwise, as another CPU's vector width does, so
-    that a fourfold of what they change is allowed. On one machine they often change nothing, whence the floor:
-    1e-4 of the largest output, where FP32 holds 6e-8 and sums of some thousand products lose two or three digits.
+    that a fourfold of what they change is allowed. On one machine they often change nothing, whence a floor, as a
+    share of the largest output: 1e-4 for FP32, which holds 6e-8 and loses two or three digits in sums of some thousand
+    products; eight roundings for a coarser type; 2% for 8 bits, where a last digit that falls otherwise is a step of
+    0.4%, and a few may meet. Whole numbers, truth values and text must be equal.
     """
     allowed = {}
     for name, difference in seen.items():
         numbers = [value[np.isfinite(value)] for value in outputs[name] if value.dtype.kind == "f"]
-        scale = max((float(np.abs(value).max(initial=0.0)) for value in numbers), default=0.0)
-        allowed[name] = 4 * difference + 1e-4 * scale
+        floor = 0.0
+        for value in numbers:
+            share = max(0.02 if quantized else 1e-4, 8 * float(np.finfo(value.dtype).eps))
+            floor = max(floor, share * float(np.abs(value).max(initial=0.0)), _SMALLEST)
+        allowed[name] = 4 * difference + floor
     return allowed

@@ -78,7 +78,7 @@ def pack(
             specs = session.inputs, session.outputs
         finally:
             session.close()
-        tolerance = _tolerance(runtime, model, samples, specs[0])
+        tolerance = _tolerance(runtime, model, samples, specs[0], quantized=about.precision == "int8")
         draft = Draft(
             name=name,
             version=version,
@@ -155,7 +155,7 @@ def _answered(session: Session, batches: Sequence[Inputs], where: str) -> list[S
 
 
 def _tolerance(
-    runtime: Runtime, model: Path, samples: Sequence[Sample], specs: Sequence[TensorSpec]
+    runtime: Runtime, model: Path, samples: Sequence[Sample], specs: Sequence[TensorSpec], *, quantized: bool
 ) -> dict[str, float]:
     """Run the samples with other threads, whole and row by row, and allow a multiple of what that changes."""
     session = runtime.load(model, threads=2)
@@ -163,7 +163,7 @@ def _tolerance(
         seen = errors([*samples, *_rows(samples, specs)], session)
     finally:
         session.close()
-    return tolerances({name: [sample.outputs[name] for sample in samples] for name in seen}, seen)
+    return tolerances({name: [sample.outputs[name] for sample in samples] for name in seen}, seen, quantized=quantized)
 
 
 def _rows(samples: Sequence[Sample], specs: Sequence[TensorSpec]) -> list[Sample]:
