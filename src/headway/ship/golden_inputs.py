@@ -105,7 +105,7 @@ def tolerances(
         numbers = [value[np.isfinite(value)] for value in outputs[name] if value.dtype.kind == "f"]
         floor = 0.0
         for value in numbers:
-            share = max(0.02 if quantized else 1e-4, 8 * float(np.finfo(value.dtype).eps))
+            share = max(0.02 if quantized else 1e-4, 8 * float(np.finfo(str(value.dtype)).eps))
             floor = max(floor, share * float(np.abs(value).max(initial=0.0)), _SMALLEST)
         allowed[name] = 4 * difference + floor
     return allowed
