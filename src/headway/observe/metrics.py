@@ -94,6 +94,13 @@ class Metrics(Collector):
         """An HTTP response was sent."""
         self._statuses[status] += 1
 
+    def outcomes(self) -> dict[str, int]:
+        """How many inference requests ended how, over all models."""
+        total: Counter[str] = Counter()
+        for seen in self._models.values():
+            total.update(seen.outcomes)
+        return dict(+total)
+
     def render(self) -> bytes:
         """The Prometheus text format, of content type `CONTENT_TYPE`."""
         return generate_latest(self._registry)

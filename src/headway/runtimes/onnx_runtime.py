@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from headway.core.errors import FormatError, MissingDependencyError, RequestError
 from headway.core.plugins import missing
 from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_ort
@@ -40,6 +42,7 @@ class OnnxSession:
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self.provider: str = session.get_providers()[0]
+        self._texts = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
         self._output_names = [spec.name for spec in self.outputs]
         self._run = session.run
         self._wrong_input = _state().InvalidArgument
@@ -48,10 +51,14 @@ class OnnxSession:
         """Outputs by name.
 
         Raises:
-            RequestError: the model refuses the values, such as an index that is out of its table's range.
+            RequestError: the model refuses the values, such as an index that is out of its table's range, or text is
+                not UTF-8.
         """
+        given = dict(inputs)
+        for name in self._texts:
+            given[name] = _text(given[name], name)
         try:
-            outputs = self._run(self._output_names, dict(inputs))
+            outputs = self._run(self._output_names, given)
         except self._wrong_input as error:
             raise RequestError(f"the model refuses these inputs: {_reason(error)}") from error
         return dict(zip(self._output_names, outputs, strict=True))
@@ -115,6 +122,17 @@ class OnnxRuntime:
         if session.get_providers()[0] != PROVIDERS[device]:  # ONNX Runtime falls back to the CPU without an error
             raise MissingDependencyError(f"{PROVIDERS[device]} is installed but does not start here", where=str(path))
         return OnnxSession(session)
+
+
+def _text(value: Array, name: str) -> Array:
+    """The same elements as `str`, which is all that ONNX Runtime takes; on the wire they are bytes."""
+    try:
+        flat = [item.decode() if isinstance(item, bytes) else str(item) for item in value.flat]
+    except UnicodeDecodeError:
+        raise RequestError("the model takes text, and an element is not UTF-8", where=f"input {name!r}") from None
+    found = np.empty(len(flat), dtype=object)
+    found[:] = flat
+    return found.reshape(value.shape)
 
 
 def _spec(node: Any) -> TensorSpec:

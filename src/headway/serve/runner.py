@@ -37,6 +37,7 @@ class Watcher(Protocol):
 class _Call:
     inputs: Arrays
     answer: "asyncio.Future[dict[str, Array]]"
+    arrived: float  # as perf_counter has it: the loop's clock moves once a turn
 
 
 _Jobs = list[Job[_Call]]
@@ -92,7 +93,7 @@ class Runner:
             raise UnavailableError("the model is being unloaded")
         loop = self._loop
         now = loop.time()
-        call = _Call(checked.inputs, loop.create_future())
+        call = _Call(checked.inputs, loop.create_future(), perf_counter())
         job = Job(call, checked.rows, checked.lane, now, now + timeout_s)
         self._batcher.offer(job)
         self._empty.clear()
@@ -152,13 +153,13 @@ class Runner:
         _settle(job, DeadlineError("the deadline passed before there was an answer", remedy="Allow more time."))
         self._note_emptiness()
 
-    def _finished(self, jobs: _Jobs, outcomes: Sequence[Outcome], started: float, seconds: float) -> None:
+    def _finished(self, jobs: _Jobs, outcomes: Sequence[Outcome], began: float, seconds: float) -> None:
         self._batcher.release()
         self._running.difference_update(jobs)
         self._look()  # the next batch starts before the answers to this one are written
         for job, outcome in zip(jobs, outcomes, strict=True):
             _settle(job, outcome)
-        waited = [started - job.arrived for job in jobs]
+        waited = [began - job.payload.arrived for job in jobs]
         self._watcher.batch_ran(rows=sum(job.rows for job in jobs), waited=waited, seconds=seconds)
 
     def _note_emptiness(self) -> None:
@@ -169,11 +170,11 @@ class Runner:
 
     def _work(self) -> None:
         while (jobs := self._inbox.get()) is not None:
-            started, began = self._loop.time(), perf_counter()
+            began = perf_counter()
             outcomes = self._run(jobs)
             seconds = perf_counter() - began
             try:
-                self._loop.call_soon_threadsafe(self._finished, jobs, outcomes, started, seconds)
+                self._loop.call_soon_threadsafe(self._finished, jobs, outcomes, began, seconds)
             except RuntimeError:  # the loop was closed under a run that outlived the shutdown
                 return
             del jobs, outcomes  # or the arrays would live until the next batch

@@ -167,6 +167,7 @@ class Server:
         await asyncio.wait({serving}, timeout=_LAST_ANSWERS_S)
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
+        logger.info("stopped", extra={"fields": {"requests": plane.metrics.outcomes()}})
 
     def _plane(self, loaded: Sequence[Loaded]) -> DataPlane:
         config = self.config

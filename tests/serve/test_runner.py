@@ -1,0 +1,294 @@
+"""Every accepted request gets exactly one answer, whatever the session, the callers and the clock do."""
+
+import asyncio
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway.core.errors import HeadwayError, RequestError
+from headway.core.tensors import Array, TensorSpec
+from headway.serve.batcher import BatchLimits
+from headway.serve.errors import DeadlineError, FullError, InferenceError, UnavailableError
+from headway.serve.runner import Runner
+from headway.serve.signature import Checked
+
+POISON, WRONG_ROWS, NO_OUTPUT, REFUSED = -1.0, -2.0, -3.0, -4.0
+
+
+class Doubler:
+    """A session that doubles its input, waits at a gate, and misbehaves on the values named above."""
+
+    inputs = (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),)
+    outputs = (TensorSpec(name="y", datatype="FP32", shape=(-1, 1)),)
+    thread_safe = True
+
+    def __init__(self, *, gate_open: bool = True) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        if gate_open:
+            self.gate.set()
+        self.runs: list[list[float]] = []
+        self.closed = False
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        value = inputs["x"]
+        self.runs.append(value[:, 0].tolist())
+        self.entered.release()
+        assert self.gate.wait(20)
+        if POISON in value:
+            raise MemoryError("poisoned")
+        if REFUSED in value:
+            raise RequestError("the model refuses it")
+        if WRONG_ROWS in value:
+            return {"y": value[:-1]}
+        if NO_OUTPUT in value:
+            return {}
+        return {"y": value * 2}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Seen:
+    """Remembers what the runner reports."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.waits = 0
+
+    def batch_ran(self, *, rows: int, waited: Sequence[float], seconds: float) -> None:
+        assert seconds >= 0
+        assert all(wait >= 0 for wait in waited)
+        self.rows.append(rows)
+        self.waits += len(waited)
+
+
+def checked(*values: float) -> Checked:
+    return Checked({"x": np.array(values, np.float32).reshape(-1, 1)}, len(values), ())
+
+
+def serve(session: Doubler, body: Callable[[Runner, Seen], Coroutine[Any, Any, None]], **limits: Any) -> None:
+    """Run `body` with a runner in a loop of its own, and close the runner."""
+
+    async def main() -> None:
+        seen = Seen()
+        runner = Runner(session, BatchLimits(**limits), whole_rows=True, watcher=seen, name="doubler")
+        try:
+            await body(runner, seen)
+        finally:
+            session.gate.set()
+            await runner.close(5)
+        assert session.closed
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(main())
+
+
+async def held_run(runner: Runner, session: Doubler) -> "asyncio.Task[dict[str, Array]]":
+    """A request whose run has begun and waits at the gate."""
+    first = asyncio.create_task(runner.infer(checked(1000), 20))
+    await asyncio.to_thread(session.entered.acquire)
+    return first
+
+
+def test_requests_that_come_while_a_run_is_under_way_share_the_next() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        others = [asyncio.create_task(runner.infer(checked(*range(n)), 20)) for n in (1, 2, 3)]
+        await asyncio.sleep(0)
+        assert runner.queued_rows == 6
+        session.gate.set()
+        assert (await first)["y"].tolist() == [[2000]]
+        for n, other in zip((1, 2, 3), others, strict=True):
+            assert (await other)["y"].ravel().tolist() == [2 * value for value in range(n)]
+        await asyncio.sleep(0)
+        assert seen.rows == [1, 6]
+        assert seen.waits == 4
+
+    serve(session, body)
+    assert len(session.runs) == 2
+
+
+def test_requests_of_one_turn_of_the_loop_share_the_first_run() -> None:
+    session = Doubler()
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        await asyncio.gather(*(runner.infer(checked(n), 20) for n in range(5)))
+
+    serve(session, body)
+    assert session.runs == [[0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [(POISON, InferenceError), (WRONG_ROWS, InferenceError), (NO_OUTPUT, InferenceError), (REFUSED, RequestError)],
+)
+def test_only_the_guilty_request_of_a_batch_fails(bad: float, error: type[HeadwayError]) -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        mates = [asyncio.create_task(runner.infer(checked(value), 20)) for value in (1.0, bad, 3.0)]
+        await asyncio.sleep(0)
+        session.gate.set()
+        await first
+        outcomes = await asyncio.gather(*mates, return_exceptions=True)
+        assert isinstance(outcomes[1], error)
+        assert [outcomes[i]["y"].item() for i in (0, 2)] == [2, 6]
+        assert (await runner.infer(checked(5), 20))["y"].item() == 10
+
+    serve(session, body)
+
+
+def test_a_caller_that_leaves_takes_its_queued_work_along_and_nobody_elses() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        leaving = asyncio.create_task(runner.infer(checked(7), 20))
+        staying = asyncio.create_task(runner.infer(checked(8), 20))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert leaving.cancelled()
+        assert runner.queued_rows == 1
+        first.cancel()  # it runs already: its run goes on, its answer goes nowhere
+        session.gate.set()
+        assert (await staying)["y"].item() == 16
+
+    serve(session, body)
+    assert session.runs == [[1000], [8]]
+
+
+def test_a_deadline_ends_a_request_that_waits_and_one_that_runs() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        running = asyncio.create_task(runner.infer(checked(1), 0.05))
+        await asyncio.to_thread(session.entered.acquire)
+        with pytest.raises(DeadlineError):
+            await runner.infer(checked(2), 0.01)
+        with pytest.raises(DeadlineError):
+            await running
+        session.gate.set()
+        assert (await runner.infer(checked(3), 20))["y"].item() == 6
+
+    serve(session, body)
+    assert session.runs == [[1], [3]]
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        waiting = [asyncio.create_task(runner.infer(checked(n), 20)) for n in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(FullError):
+            await runner.infer(checked(9), 20)
+        session.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    serve(session, body, queue_rows=4)
+
+
+def test_closing_answers_what_was_accepted_and_refuses_what_comes_then() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        waiting = asyncio.create_task(runner.infer(checked(4), 20))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(runner.close(20))
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError):
+            await runner.infer(checked(5), 20)
+        session.gate.set()
+        assert (await first)["y"].item() == 2000
+        assert (await waiting)["y"].item() == 8
+        await closing
+
+    serve(session, body)
+
+
+def test_closing_refuses_what_does_not_finish_in_time() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        waiting = asyncio.create_task(runner.infer(checked(4), 20))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.1, session.gate.set)
+        await runner.close(0.01)
+        for task in (first, waiting):
+            with pytest.raises(UnavailableError, match="shut down"):
+                await task
+
+    serve(session, body)
+    assert session.runs == [[1000]]
+
+
+def test_a_further_run_starts_beside_one_under_way_after_the_window() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        second = asyncio.create_task(runner.infer(checked(2), 20))
+        await asyncio.to_thread(session.entered.acquire)  # begun although the first is not done
+        session.gate.set()
+        await asyncio.gather(first, second)
+
+    serve(session, body, parallel_runs=2, window=0.005)
+
+
+VALUES = st.sampled_from([1.0, 2.0, 3.0, POISON, WRONG_ROWS, REFUSED])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(VALUES, min_size=1, max_size=5), st.booleans()), min_size=1, max_size=30),
+    st.integers(1, 8),
+    st.integers(1, 2),
+    st.integers(0, 2**16),
+)
+def test_exactly_one_answer_each_under_cancel_failure_and_load(
+    requests: list[tuple[list[float], bool]], max_rows: int, runs: int, seed: int
+) -> None:
+    chance = random.Random(seed)
+    answers: Counter[int] = Counter()
+
+    async def call(runner: Runner, number: int, values: list[float]) -> None:
+        await asyncio.sleep(chance.random() / 500)
+        bad = any(value < 0 for value in values)
+        try:
+            outputs = await runner.infer(checked(*values), 20)
+            assert not bad
+            assert outputs["y"].ravel().tolist() == [2 * value for value in values]
+        except (InferenceError, RequestError):
+            assert bad, "an innocent request failed"
+        answers[number] += 1
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        tasks = [asyncio.create_task(call(runner, n, values)) for n, (values, _) in enumerate(requests)]
+        await asyncio.sleep(0.001)
+        for task, (_, leaves) in zip(tasks, requests, strict=True):
+            if leaves:
+                task.cancel()
+        await asyncio.wait(tasks, timeout=20)
+        assert all(task.done() for task in tasks), "a request was never answered"
+        for number, task in enumerate(tasks):
+            assert task.cancelled() or task.exception() is None
+            assert answers[number] == (0 if task.cancelled() else 1)
+        assert runner.queued_rows == 0
+
+    serve(Doubler(), body, max_rows=max_rows, parallel_runs=runs, window=0.0005)
