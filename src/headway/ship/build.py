@@ -7,7 +7,7 @@ Every stage's result is kept in the store, so that variants share what they have
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 
 from headway.bundles.manifest import StepRecord
 from headway.core import machine, plugins
-from headway.core.errors import TaskError
 from headway.core.files import digest_file, write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
@@ -25,6 +24,7 @@ from headway.ship.plan import Plan
 from headway.ship.recipe import Recipe, StepChoice
 from headway.ship.store import Store
 from headway.tasks import Task
+from headway.tasks.factory import build_model
 
 if TYPE_CHECKING:
     import torch
@@ -128,16 +128,16 @@ class Builder:
         from headway.train.loop import fit
         from headway.train.weights import save_weights
 
-        model = self._factory(self.recipe.config.train.seed)
+        model = build_model(self.task, self.recipe.config.train.seed)
         result = fit(model, self.task, self.recipe.config.train, folder=scratch, progress=self.progress)
         save_weights(model, out / _WEIGHTS)
-        write_atomic(out / _RECORD, json.dumps(asdict(result), indent=2))
+        write_atomic(out / _RECORD, json.dumps(result.document(), indent=2))
 
     def _load(self, out: Path, scratch: Path) -> None:
         from headway.train.weights import load_weights, save_weights
 
         assert self.recipe.weights is not None  # noqa: S101  (the caller chose this stage because of it)
-        model = self._factory(0)
+        model = build_model(self.task)
         load_weights(model, self.recipe.weights)
         save_weights(model, out / _WEIGHTS)
 
@@ -178,26 +178,13 @@ class Builder:
         """Rebuilt from the factory, the records and the last folder's weights."""
         from headway.train.weights import load_weights
 
-        model = self._factory(0)
+        model = build_model(self.task)
         for folder in folders[1:]:
             saved = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
             choice = next(step for step in self.recipe.steps if step.name == saved["step"])
             model = choice.make().replay(model, saved["record"])
         load_weights(model, folders[-1] / _WEIGHTS)
         return model.eval()
-
-    def _factory(self, seed: int) -> "torch.nn.Module":
-        import torch
-
-        if self.task.model is None:
-            raise TaskError(
-                "the task has no model factory, and the recipe brings no ONNX file",
-                where=self.recipe.config.task.use,
-                remedy="Set `model` in the task, or `model: {onnx: FILE}` in the recipe.",
-            )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return self.task.model()
 
     def _context(self, scratch: Path) -> Any:
         from headway.compress.step import StepContext
