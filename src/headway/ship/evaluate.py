@@ -200,8 +200,8 @@ def _memory(subject: Subject, part: Part, threads: int) -> float:
 def _tolerance(samples: Sequence[Sample], subject: Subject) -> dict[str, float]:
     """What a sound replay may differ by, by output.
 
-    Other machines' kernels sum in another order. In fp32 that moves the last bits; with 8-bit activations it can move one
-    of them to the next of its 255 levels, and so the output by a share of its scale.
+    Other machines' kernels sum in another order. In fp32 that moves the last bits; with 8-bit activations it can move
+    one of them to the next of its 255 levels, and so the output by a share of its scale.
     """
     seen = errors(samples, subject.session)
     share = 1e-4 if subject.built.precision == "fp32" else 1e-2
