@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from headway.measure.latency import RUNS_A_VISIT, interleave, speedup, summarise
+from headway.measure.latency import RUNS_A_VISIT, interleave, rounds_for_p99, speedup, summarise
 
 
 def test_every_subject_runs_in_every_round() -> None:
@@ -33,3 +33,9 @@ def test_summary_counts_single_runs() -> None:
     assert found.runs == 300
     assert found.p99_high == 299.0
     assert found.p50 == 149.5
+
+
+def test_enough_rounds_for_an_upper_limit_of_the_99th_percentile() -> None:
+    for confidence in (0.95, 0.983, 0.999):
+        runs = np.arange(rounds_for_p99(confidence) * RUNS_A_VISIT, dtype=float).reshape(-1, RUNS_A_VISIT)
+        assert summarise(runs, confidence).p99_high is not None

@@ -9,6 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import ceil, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def interleave(
     Args:
         subjects: what to run, by name.
         seconds: time to spend, once `least_rounds` are made.
-        least_rounds: made whatever they cost; 100 rounds are the 299 runs that a limit of the 99th percentile needs.
+        least_rounds: made whatever they cost; see `rounds_for_p99`.
         most_rounds: made at most.
         seed: of the order within rounds.
         progress: told of each round.
@@ -61,6 +62,12 @@ def interleave(
             bar.advance(1, f"{rounds} rounds")
         bar.advance(most_rounds - rounds)
     return {name: np.asarray(rows, dtype=np.float64) for name, rows in taken.items()}
+
+
+def rounds_for_p99(confidence: float) -> int:
+    """Rounds that give the 99th percentile an upper limit, twice over: one slow spell is then not that limit."""
+    runs = log(1 - confidence) / log(0.99)  # all of them lie below the percentile no more often than this
+    return max(100, ceil(2 * runs / RUNS_A_VISIT))
 
 
 def _visit(run: Callable[[], object]) -> list[float]:

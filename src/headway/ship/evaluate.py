@@ -17,7 +17,7 @@ from headway.core.errors import DataError
 from headway.core.progress import Progress
 from headway.core.tensors import Array, TensorSpec, from_numpy
 from headway.measure.accuracy import Rows, compare
-from headway.measure.latency import Milliseconds, interleave, speedup, summarise
+from headway.measure.latency import Milliseconds, interleave, rounds_for_p99, speedup, summarise
 from headway.measure.memory import peak_memory_mb
 from headway.runtimes.runtime import Session
 from headway.ship.build import Built
@@ -122,7 +122,7 @@ def evaluate(
     original_rows = _scores(original.session, task, progress, f"test data: {original.name}")
     scores = {id_: _scores(s.session, task, progress, f"test data: {id_}") for id_, s in subjects.items()}
     sessions = {_ORIGINAL: original.session, **{id_: subject.session for id_, subject in subjects.items()}}
-    singles, throughput = _time(sessions, task.parts.test, target, progress)
+    singles, throughput = _time(sessions, task.parts.test, target, confidence, progress)
     samples = golden(original.session, task.parts.test)
     original_mb = original.file.stat().st_size / 1e6
     cards = {}
@@ -165,7 +165,7 @@ def _scores(session: Session, task: Task, progress: Progress, title: str) -> Row
 
 
 def _time(
-    sessions: Mapping[str, Session], part: Part, target: Target, progress: Progress
+    sessions: Mapping[str, Session], part: Part, target: Target, confidence: float, progress: Progress
 ) -> tuple[dict[str, Milliseconds], dict[str, float]]:
     """Milliseconds of single rows, and rows/s in batches, by name; everybody sees the same rows in the same order."""
     singles = [part.batch(np.array([i]))[0] for i in range(min(_LATENCY_ROWS, len(part)))]
@@ -176,7 +176,10 @@ def _time(
         return lambda: session.run(next(rows))
 
     latency = interleave(
-        {name: going_round(session) for name, session in sessions.items()}, seconds=target.seconds, progress=progress
+        {name: going_round(session) for name, session in sessions.items()},
+        seconds=target.seconds,
+        least_rounds=rounds_for_p99(confidence),
+        progress=progress,
     )
     batches = interleave(
         {name: partial(session.run, batch) for name, session in sessions.items()},
