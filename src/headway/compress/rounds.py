@@ -1,0 +1,226 @@
+"""Pruning in rounds: score, cut, fine-tune, keep. An interrupted run goes on with the next round.
+
+A round that is done lies in the step's folder as weights and then a record, each whole or not at all; the record is
+what makes it count. Fine-tuning keeps its own checkpoints, so an interruption in mid-round loses seconds.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headway.compress import channels, importance
+from headway.compress.batchnorm import recalibrate
+from headway.compress.prune import PruneConfig
+from headway.compress.selection import select, smallest
+from headway.compress.slices import Place, replay
+from headway.compress.step import JsonRecord, StepContext
+from headway.core.errors import TaskError
+from headway.core.files import digest_file, digest_json, write_atomic
+from headway.core.machine import Machine
+from headway.core.modules import forward
+from headway.train.checkpoint import state_digest
+from headway.train.loop import fit
+from headway.train.weights import load_weights, save_weights
+
+_MISS = 0.02  # how far from `keep`, as a share of the parameters, may be called reached
+
+
+def prune(model: nn.Module, config: PruneConfig, context: StepContext) -> tuple[nn.Module, JsonRecord]:
+    """Prune `model` in place; see `headway.compress.prune.Prune.apply`."""
+    run = _Run.start(model, config, context)
+    run.resume()
+    while run.done < run.rounds:
+        run.cut()
+        run.finetune()
+        run.done += 1
+        run.save()
+    return model, run.record()
+
+
+@dataclass
+class _Run:
+    """A run under way.
+
+    Attributes:
+        rounds: how many there are.
+        round_to: widths become multiples of it.
+        before: parameters of the untouched model.
+        least: channels that stay in each group.
+        kept: channels of the untouched model that each side still has.
+        history: of each round, the share of the parameters left and the fine-tuning's loss.
+    """
+
+    model: nn.Module
+    config: PruneConfig
+    context: StepContext
+    key: str
+    rounds: int
+    round_to: int
+    before: int
+    least: dict[str, int]
+    kept: dict[Place, list[int]] = field(default_factory=dict)
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    done: int = 0
+
+    @classmethod
+    def start(cls, model: nn.Module, config: PruneConfig, context: StepContext) -> "_Run":
+        model.eval()
+        found = channels.find_groups(model, _forward(context, model))
+        before = _parameters(model)
+        least = {group.name: math.ceil(config.least * group.channels) for group in found}
+        round_to = _round_to(model, found, config, context.machine, least)
+        key = digest_json(
+            {
+                "config": config.model_dump(mode="json"),
+                "train": context.train.model_dump(mode="json", exclude={"checkpoint_seconds", "threads"}),
+                "start": state_digest(model.state_dict()),
+                "data": context.task.parts.train.digest(),
+                "round_to": round_to,
+            }
+        )
+        rounds = math.ceil((1 - config.keep) / config.every - 1e-9)
+        return cls(model, config, context, key, rounds, round_to, before, least)
+
+    def resume(self) -> None:
+        """Go on from the last round that is done, where there is one of this very run."""
+        folder = self.context.folder
+        saved = _read(folder / "round.json")
+        if saved is None or saved["key"] != self.key:
+            return
+        weights = folder / str(saved["weights"])
+        if not weights.is_file() or digest_file(weights) != saved["sha256"]:
+            return
+        replay(self.model, saved["layers"])
+        load_weights(self.model, weights)
+        self.model.eval()
+        self.kept = {Place(layer["name"], layer["side"]): layer["kept"] for layer in saved["layers"]}
+        self.history, self.done = saved["history"], saved["done"]
+        self.context.progress.say(f"pruning: going on after round {self.done} of {self.rounds}")
+
+    def cut(self) -> None:
+        """Take out what this round is to take."""
+        model, config = self.model, self.config
+        found = [g for g in channels.find_groups(model, _forward(self.context, model)) if g.name in self.least]
+        share = 1 - (1 - config.keep) * (self.done + 1) / self.rounds
+        scores = self._scores(found)
+        chosen = select(
+            channels.Budget(model, found),
+            found,
+            scores,
+            round(share * self.before),
+            round_to=self.round_to,
+            least=self.least,
+        )
+        for group, gone in chosen:
+            for place, kept in channels.remove(model, group, gone).items():
+                whole = self.kept.get(place)
+                self.kept[place] = kept if whole is None else [whole[channel] for channel in kept]
+
+    def finetune(self) -> None:
+        """Train what is left for a while."""
+        config, context, loss = self.config, self.context, None
+        if config.finetune_epochs > 0:
+            settings = context.train.model_copy(
+                update={
+                    "epochs": config.finetune_epochs,
+                    "lr": context.train.lr * config.finetune_lr,
+                    "seed": context.train.seed + self.done + 1,  # another order of the rows in each round
+                }
+            )
+            title = f"prune {self.done + 1}/{self.rounds}"
+            folder = context.folder / "finetune"
+            loss = fit(self.model, context.task, settings, folder=folder, progress=context.progress, title=title).loss
+        recalibrate(self.model, context.task, context.train.seed + self.done, context.train.batch_size)
+        self.history.append({"share": _parameters(self.model) / self.before, "loss": loss})
+
+    def save(self) -> None:
+        """Keep this round in place of the one before."""
+        folder = self.context.folder
+        weights = folder / f"round-{self.done}.safetensors"
+        save_weights(self.model, weights)
+        record = {
+            "key": self.key,
+            "done": self.done,
+            "weights": weights.name,
+            "sha256": digest_file(weights),
+            "layers": self._layers(),
+            "history": self.history,
+        }
+        write_atomic(folder / "round.json", json.dumps(record))
+        (folder / f"round-{self.done - 1}.safetensors").unlink(missing_ok=True)
+
+    def record(self) -> JsonRecord:
+        """What replays the pruning, and what it came to."""
+        after = _parameters(self.model)
+        self.context.progress.say(
+            f"pruned to {after:,} of {self.before:,} parameters ({after / self.before:.1%}); "
+            f"widths are multiples of {self.round_to}"
+        )
+        return {
+            "layers": self._layers(),
+            "parameters": {"before": self.before, "after": after},
+            "share": after / self.before,
+            "round_to": self.round_to,
+            "rounds": self.history,
+        }
+
+    def _scores(self, found: list[channels.Group]) -> list[importance.Scores]:
+        if self.config.importance == "l1":
+            return importance.l1(self.model, found)
+        title = f"importance {self.done + 1}/{self.rounds}"
+        return importance.taylor(
+            self.model, found, self.context.task, self.context.train.seed + self.done, self.context.progress, title
+        )
+
+    def _layers(self) -> list[dict[str, Any]]:
+        return [{"name": place.name, "side": place.side, "kept": kept} for place, kept in self.kept.items()]
+
+
+def aligned(machine: Machine) -> int:
+    """Channels in a block of ONNX Runtime's convolution kernels (`docs/decisions/0013-pruning.md` has the timings)."""
+    return 16 if "avx512f" in machine.instruction_sets else 8
+
+
+def _round_to(
+    model: nn.Module, found: list[channels.Group], config: PruneConfig, machine: Machine, least: dict[str, int]
+) -> int:
+    """The multiple that widths are brought to; `auto` halves the machine's block until `keep` can be reached."""
+    wanted = aligned(machine) if config.round_to == "auto" else config.round_to
+    while True:
+        share = smallest(channels.Budget(model, found), found, round_to=wanted, least=least) / _parameters(model)
+        if share <= config.keep + _MISS:
+            return wanted
+        if config.round_to != "auto" or wanted == 1:
+            raise TaskError(
+                f"keep: {config.keep} cannot be reached: with widths in multiples of {wanted} and {config.least:.0%} "
+                f"of each layer's channels left, {share:.1%} of the parameters remain",
+                where="prune",
+                remedy="Ask for more to be kept, or set a smaller round_to or least.",
+            )
+        wanted //= 2
+
+
+def _forward(context: StepContext, model: nn.Module) -> channels.Forward:
+    inputs, _ = context.task.parts.train.batch(np.arange(min(2, len(context.task.parts.train))))
+    device = next(model.parameters()).device
+    tensors = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
+    names = context.task.output_names
+    return lambda module: tuple(forward(module, tensors, names).values())
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return saved if isinstance(saved, dict) and "key" in saved else None
