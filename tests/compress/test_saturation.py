@@ -136,6 +136,7 @@ def test_the_largest_products_are_halved_at_full_range_and_exact_at_reduced(
         np.testing.assert_allclose(answers["full"][1], 256, rtol=0.01)
 
 
+@pytest.mark.slow
 @emulated
 def test_a_trained_network_loses_its_accuracy_at_full_range_and_keeps_it_at_reduced(
     without_vnni: Callable[[Path, NDArray[np.float32]], NDArray[np.float32]],

@@ -165,7 +165,8 @@ def write(model: "onnx.ModelProto", out: Path, ranges: Mapping[str, Range], form
             nodes_to_quantize=[],
             nodes_to_exclude=list(form.float_nodes),
             op_types_to_quantize=list(QUANTIZED),
-            # A product of two activations (attention) stays in float: the facts speak of a cosine of 0.92 otherwise.
+            # A product of two activations (attention) stays in float: quantized, a six-layer BERT's outputs turned to a
+            # cosine of 0.92 with the original's.
             extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
         )
         quantizer.quantize_model()

@@ -164,8 +164,10 @@ def _refusal(error: Exception) -> TaskError:
 
 def _place(error: BaseException) -> str | None:
     """`file:line` of the innermost frame that is neither PyTorch's nor ours."""
+    ours = str(Path(__file__).parents[1])
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not re.search(r"/(torch|onnxscript|onnx|headway)/|^<", frame.filename.replace("\\", "/")):
+        file = frame.filename.replace("\\", "/")
+        if not re.search(r"/site-packages/|^<", file) and not frame.filename.startswith(ours):
             return f"{frame.filename}:{frame.lineno}"
     return None
 
