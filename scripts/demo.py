@@ -25,7 +25,10 @@ def main() -> None:
 
     print("\n2. serve it from the registry, on a port that the system picks", flush=True)
     command = [HEADWAY, "serve", "digits", "--http-port", "0", "--json"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with (
+        (DEMO / "serve.log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
         try:
             assert server.stdout is not None
             url = json.loads(server.stdout.readline())["url"]
@@ -36,7 +39,7 @@ def main() -> None:
             server.terminate()
             server.wait(timeout=30)
     print(f"\nAll {SHOWN} answers came from the sealed bundle; {right} are right.")
-    print(f"The report: {DEMO / 'digits' / 'report.html'}")
+    print(f"The report: {DEMO / 'digits' / 'report.html'}\nThe server's log: {DEMO / 'serve.log'}")
 
 
 def ask(url: str) -> int:

@@ -13,7 +13,7 @@ from headway.bundles.bundle import Bundle
 from headway.bundles.golden import Sample
 from headway.bundles.manifest import Variant
 from headway.bundles.seal import Draft, seal
-from headway.core.errors import BundleError, ConfigError, FormatError, HeadwayError
+from headway.core.errors import BundleError, ConfigError, FormatError, HeadwayError, TamperedError
 from headway.core.tensors import TensorSpec
 from headway.serve.loading import load_bundle, warm_up
 
@@ -49,6 +49,17 @@ def test_a_sound_bundle_loads_and_warms_up(identity: Callable[..., Bundle]) -> N
     assert loaded.variant.id == "v"
     assert loaded.session.run({"input": VALUE})["same"].tolist() == VALUE.tolist()
     loaded.session.close()
+
+
+def test_a_bundle_that_is_sound_no_longer_does_not_load_from_the_copy_of_when_it_was(
+    identity: Callable[..., Bundle],
+) -> None:
+    bundle = identity()
+    load_bundle(bundle).session.close()
+    with (bundle.path / "variants" / "v" / "m.onnx").open("ab") as model:
+        model.write(b"x")
+    with pytest.raises(TamperedError, match="were sealed"):
+        load_bundle(bundle)
 
 
 def test_it_is_loaded_from_a_folder_that_others_cannot_change(identity: Callable[..., Bundle], home: Path) -> None:

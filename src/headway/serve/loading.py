@@ -48,7 +48,8 @@ def find(source: Source) -> Bundle:
 def load_bundle(source: Source, *, threads: int = 1, public_key: Path | None = None, trust_any: bool = False) -> Loaded:
     """Open a bundle, check that it is what was sealed, load its chosen variant and replay its golden samples.
 
-    It is checked and loaded in a folder of this user's own, so that nobody changes a file between the two.
+    It is checked where it lies, for a copy from earlier may be sound where the bundle is so no longer; then again in a
+    folder of this user's own, from which it is loaded, so that nobody changes a file between check and load.
 
     Raises:
         BundleError: not a bundle, not trusted, or its model answers otherwise than it did when it was sealed.
@@ -56,7 +57,9 @@ def load_bundle(source: Source, *, threads: int = 1, public_key: Path | None = N
         FormatError: its runtime cannot read the model file.
         MissingDependencyError: its runtime is not installed.
     """
-    bundle = find(source).private_copy()
+    given = find(source)
+    given.verify(public_key=public_key, trust_any=trust_any)
+    bundle = given.private_copy()
     bundle.verify(public_key=public_key, trust_any=trust_any)
     variant = bundle.manifest.variant()
     runtime: Runtime = plugins.load("headway.runtimes", variant.runtime)()
