@@ -73,6 +73,7 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
     """Accuracy against latency as SVG: each variant with its intervals, the original, and what must be kept."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     reference = evaluation.reference
     # Text stays text, and element ids do not change from run to run.
@@ -91,8 +92,9 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
             color="#666",
         )
         axes.plot(reference.latency_ms.p50, reference.accuracy, "D", color="#34495e", markersize=8)
-        widest = max(reference.latency_ms.p50, *(variant.card.latency_ms.p50 for variant in judged.values()))
-        _label(axes, f"original, {reference.name}", reference.latency_ms.p50, reference.accuracy, widest, 0)
+        latencies = [reference.latency_ms.p50, *(variant.card.latency_ms.p50 for variant in judged.values())]
+        middle = (min(latencies) * max(latencies)) ** 0.5
+        _label(axes, f"original, {reference.name}", reference.latency_ms.p50, reference.accuracy, middle, 0)
         for level, (id_, variant) in enumerate(judged.items()):
             card, colour = variant.card, _COLOURS[variant.gate.outcome]
             low, high = (reference.accuracy * end for end in card.accuracy.kept_interval)
@@ -108,10 +110,13 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
                 capsize=3,
                 linewidth=1.2,
             )
-            _label(axes, id_, latency.p50, value, widest, level)
+            _label(axes, id_, latency.p50, value, middle, level)
         axes.set_xlabel("latency at batch 1, ms (dot: median, bar: to the 99th percentile)")
         axes.set_ylabel(f"{metric} on test data")
-        axes.set_xlim(left=0)
+        axes.set_xscale("log")  # speed is a ratio
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.14, y=0.18)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -121,9 +126,9 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
     return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not know
 
 
-def _label(axes: "Axes", text: str, x: float, y: float, widest: float, level: int) -> None:
+def _label(axes: "Axes", text: str, x: float, y: float, middle: float, level: int) -> None:
     """Beside the dot, towards the middle of the picture; neighbours in the list stand on different levels."""
-    right = x > 0.6 * widest
+    right = x > middle
     place = (-9 if right else 7, (8, -18, 22, -32)[level % 4])
     note = axes.annotate(text, (x, y), place, textcoords="offset points", ha="right" if right else "left")
     note.set_in_layout(False)  # it lies within the axes, which therefore need not shrink for it
