@@ -188,3 +188,24 @@ def test_a_full_disk_loses_nothing(project: Path, tmp_path: Path, monkeypatch: p
     finally:
         subprocess.run(["umount", small], check=True)
     assert not (project / "out").exists()
+
+
+def command(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [HEADWAY, "ship", "tiny.yaml", *words], cwd=project, capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+def test_the_command_prints_one_document_and_ends_with_the_gates_code(project: Path) -> None:
+    shipped = command(project, "--json")
+    assert shipped.returncode == 0, shipped.stderr
+    assert json.loads(shipped.stdout)["bundle"] == str(project / "tiny")
+    refused = command(project, "--json", "--set", "target.max_size_mb=1e-6")
+    assert refused.returncode == 3
+    assert json.loads(refused.stdout)["verdict"] == "refused"
+    told = command(project, "--set", "target.max_size_mb=1e-6")
+    assert "nearest: quantized" in told.stderr
+    wrong = command(project, "--json", "--set", "train.epocs=1")
+    assert wrong.returncode == 2
+    assert "did you mean 'epochs'" in json.loads(wrong.stdout)["error"]
+    assert "did you mean 'epochs'" in wrong.stderr
