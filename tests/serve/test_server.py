@@ -501,7 +501,13 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(sealed: Seal) 
         assert running.stderr is not None
         log = [json.loads(line) for line in running.stderr.read().splitlines()]
     assert outcomes["refused"] == 32
-    assert [line["message"] for line in log] == ["model loaded", "listening", "shutting down", "stopped"]
+    assert [line["message"] for line in log] == [
+        "variant chosen",
+        "model loaded",
+        "listening",
+        "shutting down",
+        "stopped",
+    ]
     assert log[-1]["requests"] == {"ok": outcomes["answered"]}, "a request that was let in was not answered"
 
 

@@ -17,7 +17,13 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="Port of the REST API; 0 takes any free one.")] = 8000,
-    threads: Annotated[int, typer.Option(help="CPU threads of one run.")] = 1,
+    variant: Annotated[str | None, typer.Option(metavar="ID", help="Serve this variant; nothing is measured.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of one run; without it, 1 and the usable cores are tried.")
+    ] = None,
+    choose_seconds: Annotated[
+        float, typer.Option(help="Seconds to measure a bundle's variants in, once on a machine; 0: do not.")
+    ] = 1.0,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
     as_json: Json = False,
@@ -29,7 +35,8 @@ def serve(
     from headway.serve.server import Server
 
     settings = {
-        "host": host, "http_port": http_port, "threads": threads, "public_key": public_key, "trust_any": trust_any,
+        "host": host, "http_port": http_port, "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
+        "public_key": public_key, "trust_any": trust_any,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))
     to_stderr()

@@ -6,13 +6,28 @@ from pydantic import Field
 
 from headway.core.config import Config
 
+CHOOSE_SECONDS = 1.0
+
 
 class ServeConfig(Config):
     """Settings of `headway.Server` and `headway serve`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on. The default is reached from this machine alone.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST API; 0 takes any free one.")
-    threads: int = Field(1, ge=1, description="CPU threads of one run.")
+    variant: str | None = Field(
+        None, description="Id of the variant to serve, of every bundle. Without it, the best one here is chosen."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of one run. Without it, 1 and the usable cores are tried."
+    )
+    choose_seconds: float = Field(
+        CHOOSE_SECONDS,
+        ge=0,
+        le=600,
+        description="Seconds to measure the variants of a bundle in, about, when it is served for the first time on a"
+        " machine: readiness waits for it. The choice is kept for later starts. 0 measures nothing and serves the"
+        " manifest's choice.",
+    )
     parallel_runs: int = Field(
         1, ge=1, le=64, description="Runs of one model at a time, where its runtime allows more than one."
     )

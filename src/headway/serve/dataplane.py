@@ -63,6 +63,7 @@ class ServedModel:
     Attributes:
         inputs: what a request must bring.
         outputs: what an answer can hold.
+        choice: which variant answers, with how many threads, and why.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
@@ -71,6 +72,7 @@ class ServedModel:
         self.name, self.version = manifest.name, manifest.version
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
         self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
+        self.choice = loaded.choice
         self.metrics = metrics
         self._specs = {spec.name: spec for spec in self.outputs}
         # Only where every tensor has a row a request can the rows of several be told apart again.

@@ -1,6 +1,7 @@
-"""From a bundle to a session that has proved itself: verify, load, replay the golden samples."""
+"""From a bundle to a session that has proved itself: verify, load, replay the golden samples, choose."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from headway.bundles.manifest import Variant
 from headway.core import plugins
 from headway.core.errors import BundleError, MissingDependencyError
 from headway.runtimes.runtime import Runtime, Session
+from headway.serve.choice import Choice
+from headway.serve.choose import choose
+from headway.serve.config import CHOOSE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +27,12 @@ Source = str | Path | Bundle
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session whose golden samples matched. `session.close()` frees it."""
+    """A session whose golden samples matched, and why it is this one. `session.close()` frees it."""
 
     bundle: Bundle
     variant: Variant
     session: Session
+    choice: Choice
 
 
 def find(source: Source) -> Bundle:
@@ -45,23 +50,44 @@ def find(source: Source) -> Bundle:
     return Registry().open(source)
 
 
-def load_bundle(source: Source, *, threads: int = 1, public_key: Path | None = None, trust_any: bool = False) -> Loaded:
-    """Open a bundle, check that it is what was sealed, load its chosen variant and replay its golden samples.
+def load_bundle(
+    source: Source,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    choose_seconds: float = CHOOSE_SECONDS,
+    public_key: Path | None = None,
+    trust_any: bool = False,
+) -> Loaded:
+    """Open a bundle, check that it is what was sealed, and load the variant that serves best here.
 
     It is checked where it lies, for a copy from earlier may be sound where the bundle is so no longer; then again in a
     folder of this user's own, from which it is loaded, so that nobody changes a file between check and load.
 
+    Args:
+        source: a bundle, its path, or a registry reference.
+        variant: pinned, and so are `threads`; see `choose`.
+        threads: CPU threads of one run.
+        choose_seconds: to measure in, about; 0 takes the manifest's choice.
+        public_key: PEM file of the only signer to accept.
+        trust_any: accept any signer, if nothing was changed since.
+
     Raises:
-        BundleError: not a bundle, not trusted, or its model answers otherwise than it did when it was sealed.
+        BundleError: not a bundle, not trusted, no such variant, or none answers as it did when it was sealed.
         TamperedError: its bytes are not what was sealed.
-        FormatError: its runtime cannot read the model file.
-        MissingDependencyError: its runtime is not installed.
+        FormatError: its runtime cannot read the only model file.
+        MissingDependencyError: the only runtime is not installed.
     """
     given = find(source)
     given.verify(public_key=public_key, trust_any=trust_any)
     bundle = given.private_copy()
     bundle.verify(public_key=public_key, trust_any=trust_any)
-    variant = bundle.manifest.variant()
+    choice, session = choose(bundle, partial(_prove, bundle), variant=variant, threads=threads, seconds=choose_seconds)
+    return Loaded(bundle, bundle.manifest.variant(choice.variant), session, choice)
+
+
+def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:
+    """A session of this variant that fits the manifest and answers as it did when it was sealed."""
     runtime: Runtime = plugins.load("headway.runtimes", variant.runtime)()
     availability = runtime.available()
     if not availability.ready:
@@ -76,7 +102,7 @@ def load_bundle(source: Source, *, threads: int = 1, public_key: Path | None = N
     except BaseException:
         session.close()
         raise
-    return Loaded(bundle, variant, session)
+    return session
 
 
 def warm_up(loaded: Loaded, rows: "Sequence[int]") -> None:

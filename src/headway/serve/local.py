@@ -8,6 +8,8 @@ from threading import Lock
 from headway.bundles.manifest import Manifest
 from headway.core.errors import HeadwayError
 from headway.core.tensors import Array
+from headway.serve.choice import Choice
+from headway.serve.config import CHOOSE_SECONDS
 from headway.serve.errors import InferenceError
 from headway.serve.loading import Loaded, Source, load_bundle
 from headway.serve.signature import Signature
@@ -29,6 +31,11 @@ class LocalModel:
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
         return self._loaded.bundle.manifest
+
+    @property
+    def choice(self) -> Choice:
+        """Which variant answers, with how many threads, and why."""
+        return self._loaded.choice
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, each [rows, ...].
@@ -62,16 +69,37 @@ class LocalModel:
         self.close()
 
 
-def load(bundle: Source, *, threads: int = 1, public_key: Path | None = None, trust_any: bool = False) -> LocalModel:
-    """Verify a bundle, load its chosen variant and replay its golden samples.
+def load(
+    bundle: Source,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    choose_seconds: float = CHOOSE_SECONDS,
+    public_key: Path | None = None,
+    trust_any: bool = False,
+) -> LocalModel:
+    """Verify a bundle, replay its golden samples, and load the variant that serves best on this machine.
+
+    The first load of a bundle on a machine measures its variants; the choice is kept.
 
     Args:
         bundle: a bundle, its path, or a registry reference such as `digits`, `digits:3` and `digits@production`.
-        threads: CPU threads of one run.
+        variant: id of the variant to load; nothing is measured then.
+        threads: CPU threads of one run; without it, 1 and the usable cores are tried.
+        choose_seconds: to measure in, about; 0 measures nothing and takes the manifest's choice.
         public_key: PEM file of the only signer to accept.
         trust_any: accept any signer, if nothing was changed since.
 
     Raises:
-        BundleError: not a bundle, not trusted, or it answers otherwise than when it was sealed.
+        BundleError: not a bundle, not trusted, no such variant, or none answers as it did when it was sealed.
     """
-    return LocalModel(load_bundle(bundle, threads=threads, public_key=public_key, trust_any=trust_any))
+    return LocalModel(
+        load_bundle(
+            bundle,
+            variant=variant,
+            threads=threads,
+            choose_seconds=choose_seconds,
+            public_key=public_key,
+            trust_any=trust_any,
+        )
+    )

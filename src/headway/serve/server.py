@@ -1,8 +1,8 @@
 """The server: opens bundles, proves them, and answers over HTTP until it is told to stop.
 
-Start-up: open, verify, load, replay the golden samples, warm up; only then does it listen, so a bundle that fails never
-has an address. Shutdown: readiness goes false, no connection is accepted any more, what was accepted is answered
-within the drain time, and then the models are freed.
+Start-up: open, verify, load, replay the golden samples, choose among the variants, warm up; only then does it listen,
+so a bundle that fails never has an address. Shutdown: readiness goes false, no connection is accepted any more, what
+was accepted is answered within the drain time, and then the models are freed.
 """
 
 import asyncio
@@ -114,7 +114,12 @@ class Server:
         try:
             for source in self._sources:
                 one = load_bundle(
-                    source, threads=config.threads, public_key=config.public_key, trust_any=config.trust_any
+                    source,
+                    variant=config.variant,
+                    threads=config.threads,
+                    choose_seconds=config.choose_seconds,
+                    public_key=config.public_key,
+                    trust_any=config.trust_any,
                 )
                 name, version = one.bundle.manifest.name, one.bundle.manifest.version
                 if (name, version) in loaded:
