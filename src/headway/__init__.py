@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from headway.bundles.bundle import Bundle
     from headway.serve.local import load
     from headway.serve.server import Server
-    from headway.ship.recipe import Recipe
-    from headway.ship.ship import ship
+    from headway.shipping.recipe import Recipe
+    from headway.shipping.ship import ship
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "Recipe", "Server", "load", "ship"]
 
 _HOMES = {
     "Bundle": "headway.bundles.bundle",
-    "Recipe": "headway.ship.recipe",
+    "Recipe": "headway.shipping.recipe",
     "Server": "headway.serve.server",
     "load": "headway.serve.local",
-    "ship": "headway.ship.ship",
+    "ship": "headway.shipping.ship",
 }
 
 

@@ -25,7 +25,7 @@ def pack(
     json: Json = False,
 ) -> None:
     """Seal a ready ONNX file as it stands, with golden samples. Nothing is measured or compared."""
-    from headway.ship.pack import pack as run
+    from headway.shipping.pack import pack as run
 
     packed = run(model, name=name, out=folder, version=version, inputs=inputs, labels=labels)
     bundle = packed.bundle

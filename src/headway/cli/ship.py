@@ -8,7 +8,7 @@ import typer
 from headway.cli.render import Bars, Json, emit, err, out, table
 
 if TYPE_CHECKING:
-    from headway.ship.verdict import ShipResult
+    from headway.shipping.verdict import ShipResult
 
 _COLOURS = {"pass": "green", "fail": "red", "insufficient": "yellow"}
 
@@ -29,7 +29,7 @@ def ship(
 
     Exit code 3 means that a gate refused: no variant was proven to keep what the recipe asks for.
     """
-    from headway.ship.ship import ship as run
+    from headway.shipping.ship import ship as run
 
     result = run(recipe, out=folder, overrides=settings or (), fresh=fresh, register=register, progress=Bars())
     if json:

@@ -20,8 +20,8 @@ from headway.measure.accuracy import Rows, compare
 from headway.measure.latency import Milliseconds, interleave, rounds_for_p99, speedup, summarise
 from headway.measure.memory import peak_memory_mb
 from headway.runtimes.runtime import Session
-from headway.ship.build import Built
-from headway.ship.recipe import Target
+from headway.shipping.build import Built
+from headway.shipping.recipe import Target
 from headway.tasks import Task
 from headway.tasks.parts import Part
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from headway.bundles.manifest import Lineage, StepRecord
 from headway.core import machine
-from headway.ship.build import Identity
-from headway.ship.recipe import Recipe
+from headway.shipping.build import Identity
+from headway.shipping.recipe import Recipe
 
 
 def lineage(recipe: Recipe, identity: Identity, steps: Mapping[str, tuple[StepRecord, ...]]) -> Lineage:

@@ -16,8 +16,8 @@ from headway.core.errors import BundleError, BusyError, DataError, FormatError, 
 from headway.core.files import exclusive
 from headway.core.tensors import TensorSpec
 from headway.runtimes.onnx_runtime import OnnxRuntime
-from headway.ship.golden_inputs import random_inputs, tolerances
-from headway.ship.pack import pack
+from headway.shipping.golden_inputs import random_inputs, tolerances
+from headway.shipping.pack import pack
 
 
 def save(
@@ -240,7 +240,7 @@ def test_tolerances_have_a_floor_and_stay_finite() -> None:
 def test_packing_needs_neither_torch_nor_onnx(linear_onnx: Path, tmp_path: Path, home: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = sys.modules['safetensors'] = None\n"
-        "from pathlib import Path; from headway.ship.pack import pack\n"
+        "from pathlib import Path; from headway.shipping.pack import pack\n"
         f"pack(Path({str(linear_onnx)!r}), name='m', out=Path({str(tmp_path / 'out')!r}))"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

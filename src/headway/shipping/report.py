@@ -6,10 +6,10 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from headway.core import machine
-from headway.ship.evaluate import Evaluation
-from headway.ship.gate import rows_needed
-from headway.ship.recipe import Recipe
-from headway.ship.verdict import Judged
+from headway.shipping.evaluate import Evaluation
+from headway.shipping.gate import rows_needed
+from headway.shipping.recipe import Recipe
+from headway.shipping.verdict import Judged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def render(
     """
     from jinja2 import Environment
 
-    template = files("headway.ship").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = files("headway.shipping").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return page.render(
         name=recipe.config.name,

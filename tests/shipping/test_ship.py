@@ -13,7 +13,7 @@ import headway
 from headway.core.errors import BusyError, DataError, StorageError, TaskError, UsageError, WeightsError
 from headway.core.files import exclusive
 from headway.registry.registry import Registry
-from headway.ship.ship import ship
+from headway.shipping.ship import ship
 
 HEADWAY = Path(sys.executable).with_name("headway")
 

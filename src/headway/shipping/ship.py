@@ -17,15 +17,15 @@ from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
 from headway.runtimes.runtime import Session
-from headway.ship import gate
-from headway.ship.build import Builder, Built, identify
-from headway.ship.evaluate import EAGER, FILE, Evaluation, Original, Subject, evaluate, golden, specs
-from headway.ship.lineage import lineage
-from headway.ship.plan import plans
-from headway.ship.recipe import Recipe
-from headway.ship.report import render
-from headway.ship.store import Store
-from headway.ship.verdict import Judged, ShipResult, Verdict, best
+from headway.shipping import gate
+from headway.shipping.build import Builder, Built, identify
+from headway.shipping.evaluate import EAGER, FILE, Evaluation, Original, Subject, evaluate, golden, specs
+from headway.shipping.lineage import lineage
+from headway.shipping.plan import plans
+from headway.shipping.recipe import Recipe
+from headway.shipping.report import render
+from headway.shipping.store import Store
+from headway.shipping.verdict import Judged, ShipResult, Verdict, best
 
 
 def ship(

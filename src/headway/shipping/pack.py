@@ -22,7 +22,7 @@ from headway.core.tensors import TensorSpec
 from headway.runtimes.formats import require_onnx
 from headway.runtimes.onnx_file import OnnxFile, read_onnx
 from headway.runtimes.runtime import Runtime, Session
-from headway.ship.golden_inputs import SIZES, Inputs, given_inputs, random_inputs, tolerances
+from headway.shipping.golden_inputs import SIZES, Inputs, given_inputs, random_inputs, tolerances
 
 RUNTIME = "onnxruntime"
 _ID = "original"
@@ -207,7 +207,7 @@ def _lineage(model: Path) -> Lineage:
 def _report(draft: Draft, about: OnnxFile, model: Path, samples: Sequence[Sample], *, random_inputs: bool) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    template = files("headway.ship").joinpath("packed.html.j2").read_text(encoding="utf-8")
+    template = files("headway.shipping").joinpath("packed.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(template).render(
         draft=draft,

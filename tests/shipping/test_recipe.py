@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from headway.core.errors import ConfigError
-from headway.ship.plan import plans
-from headway.ship.recipe import Recipe
+from headway.shipping.plan import plans
+from headway.shipping.recipe import Recipe
 
 GOOD = """\
 name: digits

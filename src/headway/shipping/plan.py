@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from headway.ship.recipe import StepChoice
+from headway.shipping.recipe import StepChoice
 
 ORIGINAL = "original"
 _PAST = {"prune": "pruned", "quantize": "quantized", "distill": "distilled"}

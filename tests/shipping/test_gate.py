@@ -7,7 +7,7 @@ import pytest
 from headway.bundles.manifest import Accuracy, Contract, Latency, Scorecard
 from headway.core import machine
 from headway.measure.accuracy import Pairs
-from headway.ship.gate import decide, findings, rows_needed, shared_confidence
+from headway.shipping.gate import decide, findings, rows_needed, shared_confidence
 
 
 def card(

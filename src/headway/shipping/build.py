@@ -20,9 +20,9 @@ from headway.core import machine, plugins
 from headway.core.files import digest_file, write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
-from headway.ship.plan import Plan
-from headway.ship.recipe import Recipe, StepChoice
-from headway.ship.store import Store
+from headway.shipping.plan import Plan
+from headway.shipping.recipe import Recipe, StepChoice
+from headway.shipping.store import Store
 from headway.tasks import Task
 from headway.tasks.factory import build_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headway.core.progress import SILENT
-from headway.ship.store import Store
+from headway.shipping.store import Store
 
 
 def test_a_stage_runs_once_and_again_when_fresh(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ _KILLED = """
     import os, signal, sys
     from pathlib import Path
     from headway.core.progress import SILENT
-    from headway.ship.store import Store
+    from headway.shipping.store import Store
 
     def build(out, scratch):
         (out / "half").write_text("x")

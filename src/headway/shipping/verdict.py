@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from headway.bundles.manifest import Gate, Scorecard
 from headway.core import machine
-from headway.ship import gate
-from headway.ship.build import Built
-from headway.ship.evaluate import Evaluation
+from headway.shipping import gate
+from headway.shipping.build import Built
+from headway.shipping.evaluate import Evaluation
 
 Verdict = Literal["shipped", "refused", "insufficient"]
 
