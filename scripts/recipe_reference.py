@@ -7,7 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from headway.core import plugins
 from headway.core.config import Config
-from headway.ship.recipe import ModelRef, RecipeConfig, Target, TaskRef
+from headway.shipping.recipe import ModelRef, RecipeConfig, Target, TaskRef
 from headway.train.config import TrainConfig
 
 TARGET = Path(__file__).parents[1] / "docs" / "recipe.md"

@@ -31,13 +31,7 @@ class Newcomer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        # The environment that runs this test stands in for the one that `make setup` would make.
-        self.environment = {
-            **os.environ,
-            "PATH": path,
-            "HEADWAY_HOME": str(folder / ".home"),
-            "MAKEFLAGS": "-o.venv/.ready",
-        }
+        self.environment = {**os.environ, "PATH": path, "HEADWAY_HOME": str(folder / ".home")}
         self.servers: list[subprocess.Popen[str]] = []
 
     def follow(self, language: str, text: str) -> None:
@@ -79,7 +73,11 @@ class Newcomer:
 def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     clone = tmp_path / "headway"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    # The environment that runs this test stands in for the one that `make setup` makes, and so must look newer.
     (clone / ".venv").symlink_to(Path(sys.executable).parents[1])
+    (clone / ".venv" / ".ready").touch()
+    for made_from in ("requirements.lock", "pyproject.toml"):
+        os.utime(clone / made_from, (0, 0))
     person = Newcomer(clone)
     yield person
     person.leave()

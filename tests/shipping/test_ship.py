@@ -144,6 +144,7 @@ def test_two_ships_into_one_folder(project: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_interrupted_anywhere_the_same_command_finishes(project: Path) -> None:
     """Ctrl-C after each line of progress in turn; nothing half-written stays, and what was made is kept."""
     command = [HEADWAY, "ship", "tiny.yaml", "--out", "out"]
