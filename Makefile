@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast lint types bench docs lock clean
+.PHONY: setup demo test test-fast lint types bench docs proto lock clean
 setup: $(READY)
 
 # The lock first, so that torch is the one that was locked; then Headway itself, which adds nothing to it.
@@ -39,6 +39,10 @@ bench: setup
 
 docs: setup
 	$(BIN)/python scripts/recipe_reference.py
+
+PROTO := src/headway/serve/proto
+proto: setup
+	$(BIN)/python -m grpc_tools.protoc --proto_path=$(PROTO) --descriptor_set_out=$(PROTO)/descriptors.binpb inference.proto health.proto
 
 # The same pip that installs also resolves, so that it finds torch where this machine has it.
 lock: setup

@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(shipped.returncode)
 
     print("\n2. serve it from the registry, on a port that the system picks", flush=True)
-    command = [HEADWAY, "serve", "digits", "--http-port", "0", "--json"]
+    command = [HEADWAY, "serve", "digits", "--http-port", "0", "--grpc-port", "0", "--json"]
     with (
         (DEMO / "serve.log").open("w") as log,
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as server,

@@ -57,7 +57,7 @@ def test_the_wheel_alone_serves(tmp_path: Path) -> None:
         environment=environment,
     )
     with subprocess.Popen(
-        [headway, "serve", tmp_path / "b", "--http-port", "0", "--json"],
+        [headway, "serve", tmp_path / "b", "--http-port", "0", "--grpc-port", "0", "--json"],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ from headway.bundles.seal import Draft, seal
 from headway.registry.registry import Registry
 from headway.runtimes.onnx_runtime import OnnxRuntime
 
-COMMAND = [sys.executable, "-c", "from headway.cli.main import main; main()", "serve"]
+COMMAND = [sys.executable, "-c", "from headway.cli.main import main; main()", "serve", "--grpc-port", "0"]
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
 
 @contextmanager
 def serving(*models: Any, **settings: Any) -> Iterator[Server]:
-    with Server(models, ServeConfig(http_port=0, **settings)).running() as server:
+    with Server(models, ServeConfig(**{"http_port": 0, "grpc_port": None, **settings})).running() as server:
         yield server
 
 
@@ -90,7 +90,7 @@ def test_a_real_client_uses_it_unmodified(sealed: Seal) -> None:
         assert one.is_model_ready("linear")
         assert one.is_model_ready("linear", "2")
         assert not one.is_model_ready("linear", "3")
-        assert one.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+        assert "binary_tensor_data" in one.get_server_metadata()["extensions"]
         assert one.get_model_metadata("linear") == {
             "name": "linear",
             "versions": ["2", "10"],
@@ -424,7 +424,7 @@ def test_a_port_that_is_taken_is_refused_even_by_another_of_our_servers(sealed: 
         port = int(server.url.rsplit(":", 1)[1])
         with (
             pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1 port {port}"),
-            Server([bundle], ServeConfig(http_port=port)).running(),
+            Server([bundle], ServeConfig(http_port=port, grpc_port=0)).running(),
         ):
             pytest.fail("two servers share a port")
         assert ask(server, "GET", "/v2/health/ready")[0] == 200
@@ -433,7 +433,7 @@ def test_a_port_that_is_taken_is_refused_even_by_another_of_our_servers(sealed: 
 
 
 def test_stopping_is_possible_at_any_time_and_twice(sealed: Seal) -> None:
-    server = Server([sealed("linear")], ServeConfig(http_port=0))
+    server = Server([sealed("linear")], ServeConfig(http_port=0, grpc_port=0))
     server.stop()
     with server.running():
         pass
@@ -487,7 +487,7 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(sealed: Seal) 
             outcomes["answered"] += 1
         connection.close()
 
-    with process(str(sealed("linear").path), "--http-port", "0") as (running, ready):
+    with process(str(sealed("linear").path), "--http-port", "0", "--grpc-port", "0") as (running, ready):
         address = ready["url"].removeprefix("http://")
         with ThreadPoolExecutor(32) as pool:
             calls = [pool.submit(call, address) for _ in range(32)]
@@ -512,7 +512,7 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(sealed: Seal) 
 
 
 def test_sigint_ends_it_as_well(sealed: Seal) -> None:
-    with process(str(sealed("linear").path), "--http-port", "0") as (running, ready):
+    with process(str(sealed("linear").path), "--http-port", "0", "--grpc-port", "0") as (running, ready):
         assert ready["models"] == ["linear"]
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 0
@@ -545,7 +545,7 @@ def test_serving_needs_neither_torch_nor_onnx(sealed: Seal) -> None:
         "import sys, json, urllib.request\n"
         "from headway.serve.config import ServeConfig\n"
         "import headway, numpy\n"
-        "with headway.Server([sys.argv[1]], ServeConfig(http_port=0)).running() as server:\n"
+        "with headway.Server([sys.argv[1]], ServeConfig(http_port=0, grpc_port=0)).running() as server:\n"
         "    assert json.load(urllib.request.urlopen(server.url + '/v2/health/ready'))['ready']\n"
         "with headway.load(sys.argv[1]) as model:\n"
         "    print(model({'input': numpy.ones((1, 4), 'f4')})['logits'].shape)\n"

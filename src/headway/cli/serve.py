@@ -17,6 +17,8 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="Port of the REST API; 0 takes any free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Port of the gRPC API; 0 takes any free one.")] = 8001,
+    no_grpc: Annotated[bool, typer.Option("--no-grpc", help="Answer over REST alone.")] = False,
     variant: Annotated[str | None, typer.Option(metavar="ID", help="Serve this variant; nothing is measured.")] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of one run; without it, 1 and the usable cores are tried.")
@@ -28,14 +30,15 @@ def serve(
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve bundles over the Open Inference Protocol (REST) until SIGTERM or Ctrl-C."""
+    """Serve bundles over the Open Inference Protocol (REST and gRPC) until SIGTERM or Ctrl-C."""
     from headway.core.config import Source, validate
     from headway.observe.logs import to_stderr
     from headway.serve.config import ServeConfig
     from headway.serve.server import Server
 
     settings = {
-        "host": host, "http_port": http_port, "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
+        "host": host, "http_port": http_port, "grpc_port": None if no_grpc else grpc_port,
+        "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
         "public_key": public_key, "trust_any": trust_any,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))
@@ -47,10 +50,11 @@ def serve(
 def _announce(server: "Server", as_json: bool) -> None:
     names = server.models
     if as_json:
-        emit({"url": server.url, "models": names})
+        emit({"url": server.url, "grpc": server.grpc_address, "models": names})
         return
+    calls = f" and grpc://{server.grpc_address}" if server.grpc_address else ""
     out().print(
-        f"serving {', '.join(names)} at {server.url}    try: curl {server.url}/v2/models/{names[0]}",
+        f"serving {', '.join(names)} at {server.url}{calls}    try: curl {server.url}/v2/models/{names[0]}",
         markup=False,
         soft_wrap=True,
     )

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from time import time_ns
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -22,6 +23,7 @@ Outcome = Literal["ok", "wrong", "full", "late", "unavailable", "cancelled", "fa
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_MOST_SIZES = 256  # a caller chooses how many rows a request has
 _LABELS = ("model", "version")
 
 
@@ -52,6 +54,10 @@ class ModelMetrics:
     Attributes:
         ready: whether it answers.
         queued_rows: asked for the rows that wait, when the metrics are read.
+        ok_seconds: that requests took which ended well.
+        infer_seconds: that requests spent in runs: a run of 8 requests counts 8 times.
+        last_run_ms: when the last run ended, in milliseconds since the epoch; 0 before the first.
+        runs: by their rows, how many there were and the seconds they took.
     """
 
     def __init__(self) -> None:
@@ -62,16 +68,27 @@ class ModelMetrics:
         self.queue = Tally(_SECONDS)
         self.infer = Tally(_SECONDS)
         self.batch_rows = Tally(_ROWS)
+        self.ok_seconds = 0.0
+        self.infer_seconds = 0.0
+        self.last_run_ms = 0
+        self.runs: dict[int, tuple[int, float]] = {}
 
     def answered(self, outcome: Outcome, seconds: float) -> None:
         """A request ended so, `seconds` after it was decoded."""
         self.outcomes[outcome] += 1
+        if outcome == "ok":
+            self.ok_seconds += seconds
         self.whole.add(seconds)
 
     def batch_ran(self, *, rows: int, waited: Sequence[float], seconds: float) -> None:
         """A run over `rows` rows took `seconds`; its requests had waited for `waited` seconds each."""
         self.infer.add(seconds)
         self.batch_rows.add(rows)
+        self.infer_seconds += seconds * len(waited)
+        self.last_run_ms = time_ns() // 1_000_000
+        if rows in self.runs or len(self.runs) < _MOST_SIZES:
+            count, total = self.runs.get(rows, (0, 0.0))
+            self.runs[rows] = count + 1, total + seconds
         for wait in waited:
             self.queue.add(wait)
 
@@ -82,6 +99,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._statuses: Counter[int] = Counter()
+        self._codes: Counter[str] = Counter()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -93,6 +111,10 @@ class Metrics(Collector):
     def responded(self, status: int) -> None:
         """An HTTP response was sent."""
         self._statuses[status] += 1
+
+    def replied(self, code: str) -> None:
+        """A gRPC call was answered with this status code."""
+        self._codes[code] += 1
 
     def outcomes(self) -> dict[str, int]:
         """How many inference requests ended how, over all models."""
@@ -124,6 +146,10 @@ class Metrics(Collector):
         for status, count in sorted(self._statuses.items()):
             responses.add_metric([str(status)], count)
         yield responses
+        replies = CounterMetricFamily("headway_grpc_responses", "gRPC calls by status code.", labels=("code",))
+        for code, count in sorted(self._codes.items()):
+            replies.add_metric([code], count)
+        yield replies
 
     def _histogram(self, name: str, text: str, tally: Callable[[ModelMetrics], Tally]) -> Metric:
         family = HistogramMetricFamily(f"headway_{name}", text, labels=_LABELS)

@@ -14,11 +14,14 @@ class ServeConfig(Config):
 
     host: str = Field("127.0.0.1", description="Address to listen on. The default is reached from this machine alone.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST API; 0 takes any free one.")
+    grpc_port: int | None = Field(
+        8001, ge=0, le=65535, description="Port of the gRPC API; 0 takes any free one, null leaves it off."
+    )
     variant: str | None = Field(
         None, description="Id of the variant to serve, of every bundle. Without it, the best one here is chosen."
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of one run. Without it, 1 and the usable cores are tried."
+        None, ge=1, le=1024, description="CPU threads of one run. Without it, 1 and the usable cores are tried."
     )
     choose_seconds: float = Field(
         CHOOSE_SECONDS,
@@ -43,9 +46,13 @@ class ServeConfig(Config):
         30, gt=0, le=86400, description="Seconds to read a request, and again to answer it."
     )
     header_timeout_s: float = Field(10, gt=0, le=3600, description="Seconds to read a request's header.")
-    max_body_bytes: int = Field(64 << 20, ge=1, description="Bytes of a request's body.")
+    max_body_bytes: int = Field(64 << 20, ge=1, description="Bytes of a request's body, or of a gRPC message.")
     max_json_bytes: int = Field(16 << 20, ge=1, description="Bytes of JSON in it; binary tensors do not count.")
-    max_connections: int = Field(1024, ge=1, description="Connections at a time; more wait to be accepted.")
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        description="HTTP connections at a time, more wait to be accepted; gRPC calls at a time, more are refused.",
+    )
     drain_s: float = Field(20, ge=0, description="Seconds that accepted requests have to finish at shutdown.")
     public_key: Path | None = Field(None, description="PEM file of the only signer whose bundles are served.")
     trust_any: bool = Field(False, description="Serve a bundle whoever signed it, if nothing in it was changed.")

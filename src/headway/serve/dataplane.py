@@ -64,6 +64,7 @@ class ServedModel:
         inputs: what a request must bring.
         outputs: what an answer can hold.
         choice: which variant answers, with how many threads, and why.
+        max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
@@ -71,12 +72,14 @@ class ServedModel:
         manifest = loaded.bundle.manifest
         self.name, self.version = manifest.name, manifest.version
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
+        self.variant = loaded.variant
         self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
         self.choice = loaded.choice
-        self.metrics = metrics
+        self.limits, self.metrics = limits, metrics
         self._specs = {spec.name: spec for spec in self.outputs}
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
+        self.max_batch_rows = limits.max_rows if shares_runs else 0
         self._signature = Signature(self.inputs, shares_runs=shares_runs)
         self._runner = Runner(
             loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
@@ -154,7 +157,7 @@ class DataPlane:
     @property
     def ready(self) -> bool:
         """Whether every model answers and the server is not shutting down."""
-        served = [model for versions in self._models.values() for model in versions.values()]
+        served = self.served()
         return bool(served) and not self.draining and all(model.ready for model in served)
 
     @property
@@ -165,6 +168,14 @@ class DataPlane:
     def add(self, model: ServedModel) -> None:
         """Take a model into service."""
         self._models.setdefault(model.name, {})[model.version] = model
+
+    def served(self, name: str = "", version: str = "") -> list[ServedModel]:
+        """Every version of every model, or those of one name, or one of these. Raises `NotFoundError`."""
+        if version:
+            return [self.model(name, version)]
+        if name:
+            self.model(name)
+        return [model for called in [name] * bool(name) or self.names for model in self._models[called].values()]
 
     def model(self, name: str, version: str | None = None) -> ServedModel:
         """The model called `name`, in its latest version unless one is asked for. Raises `NotFoundError`."""
@@ -188,8 +199,7 @@ class DataPlane:
     async def close(self, drain_s: float = 0) -> None:
         """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free every model."""
         self.draining = True
-        served = [model for versions in self._models.values() for model in versions.values()]
-        await asyncio.gather(*(model.close(drain_s) for model in served))
+        await asyncio.gather(*(model.close(drain_s) for model in self.served()))
 
 
 def _outcome(error: HeadwayError) -> Outcome:

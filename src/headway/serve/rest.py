@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any, Protocol
 
 from headway.core.errors import HeadwayError, RequestError
-from headway.observe.logs import logger, request_id
 from headway.observe.metrics import CONTENT_TYPE
+from headway.serve import describe
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, ServedModel
 from headway.serve.errors import FullError, NotFoundError, TooLargeError, UnavailableError, UnsupportedError
 from headway.serve.open_inference import decode, encode
 from headway.serve.presence import Connection, Presence
+from headway.serve.refusals import failure, refusal
 
 Headers = list[tuple[str, str]]
 Answer = tuple[int, Headers, bytes]
@@ -48,11 +49,9 @@ class Rest:
     """The RSGI application."""
 
     def __init__(self, plane: DataPlane, config: ServeConfig) -> None:
-        from headway import __version__
-
         self._plane = plane
         self._config = config
-        self._server = {"name": "headway", "version": __version__, "extensions": ["binary_tensor_data"]}
+        self._server = describe.server()
         self._presence = Presence(config.request_timeout_s)
         self._fixed: dict[str, Callable[[], Answer]] = {
             "/v2": lambda: _answer(200, self._server),
@@ -68,12 +67,12 @@ class Rest:
             model = self._infer_target(scope)
             answer = self._get(scope) if model is None else await self._infer(model, scope, protocol)
         except HeadwayError as error:
-            answer = self._refusal(error)
+            answer = _refusal(error)
         except (asyncio.CancelledError, ConnectionError):
             self._plane.metrics.responded(_GONE)
             return
         except Exception as error:  # noqa: BLE001  (a bug must not take the connection, or the server, with it)
-            answer = self._bug(error)
+            answer = _answer(500, {"error": failure(error)})
         self._plane.metrics.responded(answer[0])
         protocol.response_bytes(*answer)
 
@@ -156,20 +155,6 @@ class Rest:
     def _health(self, status: int) -> Answer:
         return _answer(status, {"live": True, "ready": self._plane.ready})
 
-    def _refusal(self, error: HeadwayError) -> Answer:
-        status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-        headers = [*_JSON, ("retry-after", "1")] if isinstance(error, FullError) else _JSON
-        if status == 500:
-            return self._bug(error)
-        return status, headers, _error_body(error)
-
-    def _bug(self, error: BaseException) -> Answer:
-        """What went wrong is for the log; the caller gets the id that finds it there."""
-        number = request_id()
-        logger.error("request failed", exc_info=error, extra={"fields": {"request_id": number}})
-        text = str(error) if isinstance(error, HeadwayError) else "internal error"
-        return _answer(500, {"error": f"{text} (request {number})"})
-
 
 _STATUSES: tuple[tuple[type[HeadwayError], int], ...] = (
     (NotFoundError, 404),
@@ -198,6 +183,9 @@ def _answer(status: int, document: Any) -> Answer:
     return status, _JSON, json.dumps(document).encode()
 
 
-def _error_body(error: HeadwayError) -> bytes:
-    text = f"{error.where}: {error.message}" if error.where else error.message
-    return json.dumps({"error": f"{text}. {error.remedy}" if error.remedy else text}).encode()
+def _refusal(error: HeadwayError) -> Answer:
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            headers = [*_JSON, ("retry-after", "1")] if isinstance(error, FullError) else _JSON
+            return status, headers, json.dumps({"error": refusal(error)}).encode()
+    return _answer(500, {"error": failure(error)})

@@ -1,0 +1,105 @@
+"""What a server says of itself and its models, as documents that every wire sends: one source, so that they agree.
+
+Their shape is the JSON form of the messages in `proto/inference.proto`, after Triton's
+`docs/protocol/extension_{model_configuration,statistics,model_repository}.md`. Counts are integers and times
+nanoseconds; `perf_analyzer` fails where a field is missing.
+"""
+
+from typing import Any
+
+from headway.core.tensors import TensorSpec
+from headway.observe.metrics import ModelMetrics, Tally
+from headway.serve.dataplane import DataPlane, ServedModel
+
+Document = dict[str, Any]
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository(index)", "statistics")
+
+
+def server() -> Document:
+    """Server metadata."""
+    from headway import __version__
+
+    return {"name": "headway", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def config(model: ServedModel) -> Document:
+    """A model's configuration. `max_batch_size` is 0 where its requests share no runs."""
+    batched = model.max_batch_rows > 0
+
+    def tensor(spec: TensorSpec) -> Document:
+        kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
+        return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape[batched:])}
+
+    document: Document = {
+        "name": model.name,
+        "platform": model.platform,
+        "backend": model.variant.runtime,
+        "max_batch_size": model.max_batch_rows,
+        "input": [tensor(spec) for spec in model.inputs],
+        "output": [tensor(spec) for spec in model.outputs],
+        "instance_group": [{"name": model.name, "kind": "KIND_CPU", "count": model.limits.parallel_runs}],
+        "parameters": {
+            "variant": {"string_value": model.variant.id},
+            "precision": {"string_value": model.variant.precision},
+        },
+    }
+    if batched:
+        window = round(model.limits.window * 1e6) if model.limits.parallel_runs > 1 else 0
+        document["dynamic_batching"] = {"preferred_batch_size": [], "max_queue_delay_microseconds": window}
+    return document
+
+
+def statistics(plane: DataPlane, name: str = "", version: str = "") -> Document:
+    """Statistics of one version, of every version of one model, or of all. Raises `NotFoundError`."""
+    return {"model_stats": [_statistics(model) for model in plane.served(name, version)]}
+
+
+def index(plane: DataPlane, *, ready: bool = False) -> list[Document]:
+    """Every version of every model, or only those that are ready."""
+    return [
+        {"name": model.name, "version": model.version, "state": "READY" if usable else "UNAVAILABLE", "reason": ""}
+        for model in plane.served()
+        if (usable := model.ready and not plane.draining) or not ready
+    ]
+
+
+def _statistics(model: ServedModel) -> Document:
+    seen: ModelMetrics = model.metrics
+    nothing = _duration(0, 0)
+    good = seen.outcomes["ok"]
+    requests = sum(seen.queue.counts)
+    return {
+        "name": model.name,
+        "version": model.version,
+        "last_inference": seen.last_run_ms,
+        "inference_count": round(seen.batch_rows.total),
+        "execution_count": sum(seen.infer.counts),
+        "inference_stats": {
+            "success": _duration(good, seen.ok_seconds),
+            "fail": _duration(sum(seen.outcomes.values()) - good, seen.whole.total - seen.ok_seconds),
+            "queue": _of(seen.queue),
+            "compute_input": _duration(requests, 0),  # batches are put together within the run, and timed with it
+            "compute_infer": _duration(requests, seen.infer_seconds),
+            "compute_output": _duration(requests, 0),
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": _duration(count, 0),
+                "compute_infer": _duration(count, seconds),
+                "compute_output": _duration(count, 0),
+            }
+            for rows, (count, seconds) in sorted(seen.runs.items())
+        ],
+    }
+
+
+def _of(tally: Tally) -> Document:
+    return _duration(sum(tally.counts), tally.total)
+
+
+def _duration(count: int, seconds: float) -> Document:
+    return {"count": count, "ns": max(round(seconds * 1e9), 0)}

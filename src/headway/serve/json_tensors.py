@@ -1,0 +1,77 @@
+"""Tensors as JSON: flat or nested lists of numbers, booleans or texts."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from headway.core.errors import RequestError
+from headway.core.tensors import Array, DataType, TensorSpec
+from headway.serve.binary_tensors import as_bytes
+
+
+def from_json(data: object, kind: DataType, shape: tuple[int, ...], where: str) -> Array:
+    """The tensor, if `data` is one of this datatype and shape. Raises `RequestError`."""
+    if not isinstance(data, list):
+        raise RequestError("has neither a list of data nor binary_data_size", where=where)
+    if kind.name in ("FP16", "BF16"):
+        raise RequestError(f"{kind.name} travels only as binary data", where=where)
+    value = _texts(data, where) if kind.name == "BYTES" else _numbers(data, kind, where)
+    if value.size != math.prod(shape) or (value.ndim > 1 and value.shape != shape):
+        raise RequestError(f"the data has shape {list(value.shape)}, not {list(shape)}"[:300], where=where)
+    return value.reshape(shape)
+
+
+def _texts(data: list[Any], where: str) -> Array:
+    flat: list[bytes] = []
+    waiting = [iter(data)]
+    while waiting:
+        for item in waiting[-1]:
+            if isinstance(item, list):
+                waiting.append(iter(item))
+                break
+            if not isinstance(item, str):
+                raise RequestError("BYTES data must be text", where=where)
+            try:
+                flat.append(item.encode())
+            except UnicodeEncodeError:
+                raise RequestError("half a surrogate pair is no text", where=where) from None
+        else:
+            waiting.pop()
+    found = np.empty(len(flat), dtype=object)
+    found[:] = flat
+    return found
+
+
+def _numbers(data: list[Any], kind: DataType, where: str) -> Array:
+    try:
+        given = np.asarray(data)
+    except (ValueError, OverflowError, RecursionError):
+        raise RequestError("the data is ragged, too deep, or a number is too large", where=where) from None
+    dtype = np.dtype(kind.numpy)
+    fits = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
+    if given.size and given.dtype.kind not in fits:
+        raise RequestError(f"the data must be {kind.name} numbers throughout", where=where)
+    with np.errstate(over="ignore"):
+        value = given.astype(dtype)
+    sound = np.isfinite(value) if dtype.kind == "f" else value == given
+    if not sound.all():
+        raise RequestError(f"a number is out of the range of {kind.name}", where=where)
+    return value
+
+
+def to_json(spec: TensorSpec, value: Array) -> list[Any]:
+    """An output's elements in one flat list. Raises `RequestError` where JSON cannot carry them."""
+    where = f"output {spec.name!r}"
+    remedy = 'Ask for it with "parameters": {"binary_data": true}.'
+    if spec.datatype in ("FP16", "BF16"):
+        raise RequestError(f"{spec.datatype} travels only as binary data", where=where, remedy=remedy)
+    if spec.datatype == "BYTES":
+        try:
+            return [as_bytes(item).decode() for item in value.flat]
+        except UnicodeDecodeError:
+            raise RequestError("it is not UTF-8, so JSON cannot carry it", where=where, remedy=remedy) from None
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise RequestError("it holds NaN or infinity, which JSON cannot carry", where=where, remedy=remedy)
+    flat: list[Any] = value.ravel().tolist()
+    return flat
