@@ -282,7 +282,7 @@ def test_names_that_stand_twice_too_many_tensors_and_wrong_parameters() -> None:
         ({"inputs": [fine], "outputs": [{"name": "y"}, {"name": "y"}]}, "'y' stands twice"),
         ({"inputs": [fine], "outputs": [{"name": str(i)} for i in range(2000)]}, "2000 entries"),
         ({"inputs": [fine], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, "true or false"),
-        ({"inputs": [fine], "outputs": [{"name": "y", "parameters": {"classification": 3}}]}, "not supported"),
+        ({"inputs": [fine], "outputs": [{"name": "y", "parameters": {"classification": -3}}]}, "whole number"),
         ({"inputs": [fine], "parameters": {"binary_data_output": "yes"}}, "true or false"),
         ({"inputs": [fine], "parameters": {"sequence_id": 3}}, "not supported"),
         ({"inputs": [fine], "parameters": {"timeout": -1}}, "microseconds"),

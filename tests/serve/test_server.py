@@ -183,7 +183,7 @@ FITTING = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 
         (
             "POST",
             "/v2/models/linear/infer",
-            {"inputs": [FITTING], "outputs": [{"name": "logits", "parameters": {"classification": 2}}]},
+            {"inputs": [FITTING], "outputs": [{"name": "logits", "parameters": {"shared_memory_region": "r"}}]},
             501,
             "not supported",
         ),

@@ -14,6 +14,7 @@ from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
 from headway.observe.metrics import Metrics, ModelMetrics, Outcome
 from headway.serve.batcher import BatchLimits
+from headway.serve.classification import classify
 from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
 from headway.serve.loading import Loaded
 from headway.serve.runner import Runner
@@ -22,10 +23,16 @@ from headway.serve.signature import Signature
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
-    """An output that the caller asks for; `binary` is how it is to travel."""
+    """An output that the caller asks for.
+
+    Attributes:
+        binary: how it is to travel.
+        classes: how many of its greatest values, with index and label, stand for it; 0 is the output itself.
+    """
 
     name: str
     binary: bool
+    classes: int = 0
 
 
 @dataclass(slots=True)
@@ -76,6 +83,7 @@ class ServedModel:
         self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
         self.choice = loaded.choice
         self.limits, self.metrics = limits, metrics
+        self._labels = manifest.labels
         self._specs = {spec.name: spec for spec in self.outputs}
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
@@ -120,25 +128,29 @@ class ServedModel:
             raise
         finally:
             self.metrics.answered(outcome, perf_counter() - began)
-        return InferResponse(
-            self.name, self.version, request.id, [(spec, outputs[spec.name], binary) for spec, binary in asked]
-        )
+        answers = [
+            (*classify(spec, outputs[spec.name], classes, self._labels), binary)
+            if classes
+            else (spec, outputs[spec.name], binary)
+            for spec, binary, classes in asked
+        ]
+        return InferResponse(self.name, self.version, request.id, answers)
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""
         self.ready = self.metrics.ready = False
         await self._runner.close(drain_s)
 
-    def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool]]:
+    def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
         if request.outputs is None:
-            return [(spec, request.binary) for spec in self.outputs]
+            return [(spec, request.binary, 0) for spec in self.outputs]
         asked = []
         for output in request.outputs:
             if output.name not in self._specs:
                 raise RequestError(
                     f"no output is called {output.name[:100]!r}", remedy=f"The outputs are: {', '.join(self._specs)}."
                 )
-            asked.append((self._specs[output.name], output.binary))
+            asked.append((self._specs[output.name], output.binary, output.classes))
         return asked
 
 

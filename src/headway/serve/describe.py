@@ -13,7 +13,7 @@ from headway.serve.dataplane import DataPlane, ServedModel
 
 Document = dict[str, Any]
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository(index)", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository(index)", "statistics")
 
 
 def server() -> Document:

@@ -9,7 +9,7 @@ from headway.serve.errors import UnsupportedError
 
 _MAX_TENSORS = 1024  # a body of a few MB could otherwise ask for a hundred thousand of them
 _MAX_DIMS = 32
-_UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end", "classification", "shared_memory_region")
+_UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region")
 
 
 def check_names(names: Sequence[str], what: str) -> None:
@@ -33,6 +33,13 @@ def read_timeout(value: object) -> float | None:
     if not is_count(value):
         raise RequestError("must be a whole number of microseconds", where="timeout")
     return value / 1e6 if value else None
+
+
+def read_classes(value: object) -> int:
+    """How many classes an output is to be answered as; 0 for the output itself."""
+    if not is_count(value):
+        raise RequestError("must be a whole number", where="classification")
+    return value
 
 
 def is_count(value: object) -> TypeGuard[int]:

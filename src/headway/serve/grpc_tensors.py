@@ -14,7 +14,15 @@ from headway.core.errors import RequestError
 from headway.core.tensors import Array, DataType
 from headway.serve.binary_tensors import check_size, from_blob, to_blob
 from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
-from headway.serve.fields import check_names, read_id, read_kind, read_shape, read_timeout, refuse_unsupported
+from headway.serve.fields import (
+    check_names,
+    read_classes,
+    read_id,
+    read_kind,
+    read_shape,
+    read_timeout,
+    refuse_unsupported,
+)
 from headway.serve.messages import message
 
 # Datatype -> the field that holds its elements. FP16 and BF16 have none.
@@ -74,12 +82,13 @@ def encode(response: InferResponse) -> Any:
     return answer
 
 
-def _outputs(asked: Any) -> tuple[OutputRequest, ...] | None:
+def _outputs(asked: Any) -> list[OutputRequest] | None:
     check_names([one.name for one in asked], "outputs")
+    found = []
     for one in asked:
-        if one.parameters:
-            _parameters(one.parameters, f"output {one.name[:100]!r}")
-    return tuple(OutputRequest(one.name, binary=True) for one in asked) or None
+        parameters = _parameters(one.parameters, f"output {one.name[:100]!r}") if one.parameters else {}
+        found.append(OutputRequest(one.name, True, read_classes(parameters.get("classification", 0))))
+    return found or None
 
 
 def _parameters(given: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -18,7 +18,16 @@ from headway.core.tensors import Array, DataType, TensorSpec
 from headway.serve.binary_tensors import check_size, from_blob, raw_input, to_blob
 from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.errors import TooLargeError
-from headway.serve.fields import check_names, is_count, read_id, read_kind, read_shape, read_timeout, refuse_unsupported
+from headway.serve.fields import (
+    check_names,
+    is_count,
+    read_classes,
+    read_id,
+    read_kind,
+    read_shape,
+    read_timeout,
+    refuse_unsupported,
+)
 from headway.serve.json_tensors import from_json, to_json
 
 _SHORT = 2048  # bytes of a header that is worth remembering
@@ -144,6 +153,13 @@ def _header_length(text: str | None, available: int) -> int:
     return length
 
 
+def json_object(text: bytes, most: int) -> dict[str, Any]:
+    """The JSON object in a body of at most `most` bytes. Raises `RequestError` where it holds none."""
+    if len(text) > most:
+        raise TooLargeError(f"{len(text)} bytes of JSON; at most {most} are read")
+    return _parse(text)
+
+
 def _parse(text: bytes) -> dict[str, Any]:
     try:
         document = _decoder.decode(text.decode())
@@ -199,7 +215,11 @@ def _output(entry: Mapping[str, Any], binary: bool) -> OutputRequest:
     name: str = entry["name"]
     parameters = _mapping(entry.get("parameters", {}), f"output {name[:100]!r}: parameters")
     refuse_unsupported(parameters, f"output {name[:100]!r}")
-    return OutputRequest(name, _flag(parameters.get("binary_data", binary), f"output {name[:100]!r}: binary_data"))
+    return OutputRequest(
+        name,
+        _flag(parameters.get("binary_data", binary), f"output {name[:100]!r}: binary_data"),
+        read_classes(parameters.get("classification", 0)),
+    )
 
 
 def _input(entry: Mapping[str, Any]) -> _Input:
