@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from headway.serve.batcher import Batch, Batcher, BatchLimits, Job
-from headway.serve.errors import FullError
+from headway.serve.errors import FullError, TooLargeError
 
 SETTINGS = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
@@ -40,11 +40,12 @@ class History(RuleBasedStateMachine):
         self.serial += 1
         try:
             self.batcher.offer(job)
+        except TooLargeError:
+            assert rows > self.limits.queue_rows, "refused although it fits an empty queue"
         except FullError:
-            assert waiting, "an empty queue refused a request"
-            assert waiting + rows > self.limits.queue_rows, "refused although there was room"
+            assert rows <= self.limits.queue_rows < waiting + rows, "refused although there was room"
         else:
-            assert not waiting or waiting + rows <= self.limits.queue_rows, "accepted past the bound"
+            assert waiting + rows <= self.limits.queue_rows, "accepted past the bound"
             self.queued[job.payload] = job
             self.accepted.add(job.payload)
 
@@ -152,14 +153,15 @@ def test_everything_queued_while_busy_runs_in_order_and_in_full_batches(rows: li
     assert ran == list(range(len(rows)))
 
 
-def test_a_request_larger_than_the_queue_is_taken_when_nobody_waits() -> None:
+def test_a_request_larger_than_the_queue_is_refused_although_nobody_waits() -> None:
+    """A run cannot be stopped: 200,000 rows in one request once kept every other caller waiting for half a minute."""
     batcher: Batcher[str] = Batcher(BatchLimits(max_rows=4, queue_rows=8))
-    batcher.offer(Job("large", 100, "lane", 0.0))
-    with pytest.raises(FullError, match="100 rows"):
-        batcher.offer(Job("small", 1, "lane", 0.0))
+    with pytest.raises(TooLargeError, match="100 rows"):
+        batcher.offer(Job("large", 100, "lane", 0.0))
+    batcher.offer(Job("fits", 8, "lane", 0.0))
     batch = batcher.take(0.0)
     assert batch is not None
-    assert [job.payload for job in batch.jobs] == ["large"]
+    assert [job.payload for job in batch.jobs] == ["fits"]
 
 
 def test_a_second_run_starts_beside_the_first_once_its_oldest_row_has_waited() -> None:

@@ -376,6 +376,17 @@ def wait_for(server: Server, name: str, value: float, **labels: str) -> None:
     pytest.fail(f"{name} never became {value}")
 
 
+def test_a_request_of_more_rows_than_the_queue_holds_is_refused_at_once(sealed: Seal) -> None:
+    with serving(sealed("linear"), queue_rows=4) as server:
+        rows = FITTING["shape"][0]
+        many = {**FITTING, "shape": [rows * 5, *FITTING["shape"][1:]], "data": FITTING["data"] * 5}
+        status, _headers, answer = ask(
+            server, "POST", "/v2/models/linear/infer", json.dumps({"inputs": [many]}).encode()
+        )
+    assert status == 413
+    assert "at most 4 are taken" in json.loads(answer)["error"]
+
+
 def test_a_full_queue_says_when_to_come_back(sealed: Seal) -> None:
     with serving(sealed("linear"), queue_rows=1, max_batch_rows=1) as server:
         seen: Counter[int] = Counter()

@@ -16,8 +16,8 @@ not requests. A request that has more rows than that alone runs alone; it is nev
 answered by one run. The order within a lane is the order of arrival: a large request is not overtaken until it fits.
 
 **What never runs.** A request whose caller has gone (`drop`) and one whose deadline has passed (`take` hands it back as
-late). Neither takes up room in the queue. Past `queue_rows` a request is refused at once; only an empty queue takes
-a request that is larger than the whole queue, for else it could never be answered.
+late). Neither takes up room in the queue. Past `queue_rows` a request is refused at once, and one that is larger than
+the whole queue always is: a run cannot be stopped, so a single huge request would keep everybody else waiting.
 
 This file holds the rules and no clock, thread or event loop: time comes in as an argument, so that the tests can
 drive it through any history. `runner.py` gives it threads.
@@ -28,7 +28,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from headway.serve.errors import FullError
+from headway.serve.errors import FullError, TooLargeError
 
 Payload = TypeVar("Payload")
 
@@ -40,7 +40,7 @@ class BatchLimits:
     Attributes:
         max_rows: rows of a batch.
         window: seconds that the oldest row waits for a further run to start beside one under way.
-        queue_rows: rows that may wait.
+        queue_rows: rows that may wait, and that one request may have.
         parallel_runs: runs of one session at a time.
     """
 
@@ -100,8 +100,13 @@ class Batcher(Generic[Payload]):
         self._lanes: dict[Hashable, _Lane[Payload]] = {}
 
     def offer(self, job: Job[Payload]) -> None:
-        """Queue a request. Raises `FullError` where it does not fit; then it was not accepted."""
-        if self.queued_rows and self.queued_rows + job.rows > self.limits.queue_rows:
+        """Queue a request. Raises `FullError` or `TooLargeError` where it does not fit; then it was not accepted."""
+        if job.rows > self.limits.queue_rows:
+            raise TooLargeError(
+                f"{job.rows} rows in one request; at most {self.limits.queue_rows} are taken",
+                remedy="Send fewer a time.",
+            )
+        if self.queued_rows + job.rows > self.limits.queue_rows:
             raise FullError(f"{self.queued_rows} rows are waiting already", remedy="Try again in a moment.")
         # A request that can share no run gets a lane that nobody else can name.
         lane = self._lanes.setdefault(job if job.lane is None else job.lane, _Lane())

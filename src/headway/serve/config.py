@@ -41,7 +41,9 @@ class ServeConfig(Config):
         description="How long the oldest row waits for a further run to start beside one under way. An idle model"
         " never waits; with one run at a time the run under way is the only wait.",
     )
-    queue_rows: int = Field(1024, ge=1, description="Rows that may wait; past it requests are refused with 503.")
+    queue_rows: int = Field(
+        1024, ge=1, description="Rows that may wait, past it requests are refused with 503; and rows of one request."
+    )
     request_timeout_s: float = Field(
         30, gt=0, le=86400, description="Seconds to read a request, and again to answer it."
     )

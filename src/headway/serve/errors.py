@@ -2,7 +2,7 @@
 
 RequestError                    the caller can mend the request (400)
 ├── NotFoundError               no such model or version (404)
-├── TooLargeError               more bytes than the server reads (413)
+├── TooLargeError               more bytes or rows than the server takes (413)
 └── UnsupportedError            the protocol knows it, this server does not (501)
 UnavailableError                not ready, or shutting down (503)
 ├── FullError                   the queue is full; try again (503 with Retry-After)
@@ -18,7 +18,7 @@ class NotFoundError(RequestError):
 
 
 class TooLargeError(RequestError):
-    """More bytes than the server reads."""
+    """More bytes or rows than the server takes."""
 
 
 class UnsupportedError(RequestError):
