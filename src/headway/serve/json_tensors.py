@@ -49,6 +49,8 @@ def _numbers(data: list[Any], kind: DataType, where: str) -> Array:
     except (ValueError, OverflowError, RecursionError):
         raise RequestError("the data is ragged, too deep, or a number is too large", where=where) from None
     dtype = np.dtype(kind.numpy)
+    if dtype == np.uint64 and given.dtype.kind == "f":
+        given = _whole(data, given, where)
     fits = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
     if given.size and given.dtype.kind not in fits:
         raise RequestError(f"the data must be {kind.name} numbers throughout", where=where)
@@ -58,6 +60,17 @@ def _numbers(data: list[Any], kind: DataType, where: str) -> Array:
     if not sound.all():
         raise RequestError(f"a number is out of the range of {kind.name}", where=where)
     return value
+
+
+def _whole(data: list[Any], rounded: Array, where: str) -> Array:
+    """The same numbers as UINT64, if they are whole: where one needs the 64th bit, numpy may read all as floats."""
+    exact = np.asarray(data, dtype=object)
+    if not all(type(number) is int for number in exact.flat):
+        return rounded
+    try:
+        return exact.astype(np.uint64)
+    except OverflowError:
+        raise RequestError("a number is out of the range of UINT64", where=where) from None
 
 
 def to_json(spec: TensorSpec, value: Array) -> list[Any]:
