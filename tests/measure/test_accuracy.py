@@ -1,5 +1,6 @@
 """The gate's statistics: against their definitions, and against simulation."""
 
+from collections.abc import Callable
 from math import log
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core.errors import DataError
-from headway.measure.accuracy import Pairs, compare, pairs, wilson
+from headway.measure.accuracy import Pairs, Rows, compare, pairs, wilson
 
 counts = st.integers(0, 400)
 
@@ -90,15 +91,76 @@ def test_pairs_count_every_row(n: int, seed: int) -> None:
     assert found.rows == n
 
 
-def test_bootstrap_covers_a_true_ratio() -> None:
+def _dense(draw: np.random.Generator, original: Rows, n: int) -> Rows:
+    """Every row differs, with the heavy tails of t with 3 degrees of freedom."""
+    return original + 0.1 * draw.standard_t(3, n)
+
+
+def _skewed(draw: np.random.Generator, original: Rows, n: int) -> Rows:
+    """Small gains in most rows, large losses in few."""
+    return original + 0.1 * (np.exp(0.5) - draw.lognormal(0, 1, n))
+
+
+def _rare(draw: np.random.Generator, original: Rows, n: int) -> Rows:
+    """Most rows do not differ at all; a few are lost, wholly or by half."""
+    lost = (draw.random(n) < 0.1) * draw.choice([0.5, 1.0], n)
+    return original * (1 - lost) / 0.925
+
+
+@pytest.mark.parametrize("n", [10, 20, 50, 300])
+@pytest.mark.parametrize("differ", [_dense, _skewed, _rare])
+def test_other_scores_at_the_bound_pass_no_more_often_than_said(
+    differ: Callable[[np.random.Generator, Rows, int], Rows], n: int
+) -> None:
+    """Type I error, simulated; the true ratio is exactly `keep`."""
+    draw = np.random.default_rng(n)
+    passes = 0
+    for _ in range(2000):
+        original = draw.uniform(0.5, 1.5, n)
+        keep = 0.925
+        variant = keep * differ(draw, original, n)
+        found = compare(original, variant, metric="score", confidence=0.95)
+        passes += found.kept_interval[0] >= keep
+    assert passes / 2000 <= 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+def test_fieller_proves_what_is_true() -> None:
+    """300 rows that hardly differ are enough for 99%."""
     draw = np.random.default_rng(3)
-    inside = 0
-    for _ in range(60):
-        original = draw.gamma(4, 1, 300)
-        variant = 0.97 * original + draw.normal(0, 0.5, 300)
-        found = compare(original, variant, metric="score", binary=False, confidence=0.95)
-        inside += found.kept_interval[0] <= 0.97 <= found.kept_interval[1]
-    assert inside >= 46  # 90% of 60, less three standard errors
+    original = draw.uniform(0.5, 1.5, 300)
+    found = compare(original, original + draw.normal(0, 0.02, 300), metric="score", confidence=0.95)
+    low, high = found.kept_interval
+    assert 0.99 <= low < 1 < high <= 1.012
+
+
+@pytest.mark.parametrize("n", [3, 10, 100, 1000])
+def test_no_difference_in_other_scores_is_not_certainty(n: int) -> None:
+    scores = np.linspace(0.5, 1, n)
+    low, high = compare(scores, scores, metric="score", confidence=0.95).kept_interval
+    assert low <= 0.05 ** (1 / n) + 0.5 / n
+    assert high > 1
+
+
+def test_few_rows_of_an_original_near_zero_exclude_nothing() -> None:
+    low, high = compare(np.array([0.0, 0.5]), np.array([0.0, 0.5]), metric="s", confidence=0.95).kept_interval
+    assert (low, high) == (0.0, 1000.0)
+
+
+def test_scores_of_0_and_1_are_counted_whatever_is_said_of_them() -> None:
+    found = compare(np.array([1.0, 1, 0]), np.array([1.0, 1, 0]), metric="accuracy", confidence=0.95)
+    assert (found.lost, found.gained) == (0, 0)
+    assert found.kept_interval[0] < 0.5
+
+
+def test_one_row_of_other_scores_is_refused() -> None:
+    with pytest.raises(DataError, match="one row"):
+        compare(np.array([0.5]), np.array([0.5]), metric="score", confidence=0.95)
+
+
+def test_the_remedy_fits_what_is_wrong() -> None:
+    with pytest.raises(DataError) as caught:
+        compare(np.array([-0.5, -0.1]), np.array([-0.5, -0.1]), metric="score", confidence=0.95)
+    assert "1 / (1 + loss)" in str(caught.value.remedy)
 
 
 def test_wilson_is_within_zero_and_one() -> None:
@@ -109,4 +171,4 @@ def test_wilson_is_within_zero_and_one() -> None:
 
 def test_an_original_that_is_never_right_is_refused() -> None:
     with pytest.raises(DataError, match="no share of it"):
-        compare(np.zeros(10), np.ones(10), metric="accuracy", binary=True, confidence=0.95)
+        compare(np.zeros(10), np.ones(10), metric="accuracy", confidence=0.95)

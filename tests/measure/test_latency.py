@@ -29,13 +29,26 @@ def test_a_slow_spell_does_not_move_the_ratio() -> None:
 
 
 def test_summary_counts_single_runs() -> None:
-    found = summarise(np.arange(300.0).reshape(100, 3), 0.95)
-    assert found.runs == 300
-    assert found.p99_high == 299.0
-    assert found.p50 == 149.5
+    found = summarise(np.arange(900.0).reshape(300, 3), 0.95)
+    assert found.runs == 900
+    assert found.p99_high == 897.0
+    assert found.p50 == 449.5
+
+
+def test_runs_of_one_visit_are_not_counted_as_independent() -> None:
+    """Three equal runs a visit say no more of the 99th percentile than one."""
+    visits = np.random.default_rng(0).gamma(2, 1, (290, 1))
+    assert summarise(np.repeat(visits, 3, axis=1), 0.95).p99_high is None
+    draw = np.random.default_rng(1)
+    covered = 0
+    for _ in range(1000):
+        high = summarise(np.repeat(draw.exponential(1, (330, 1)), 3, axis=1), 0.95).p99_high
+        covered += high is not None and high >= np.log(100)
+    assert covered >= 930
 
 
 def test_enough_rounds_for_an_upper_limit_of_the_99th_percentile() -> None:
     for confidence in (0.95, 0.983, 0.999):
-        runs = np.arange(rounds_for_p99(confidence) * RUNS_A_VISIT, dtype=float).reshape(-1, RUNS_A_VISIT)
+        rounds = rounds_for_p99(confidence)
+        runs = np.arange(rounds * RUNS_A_VISIT, dtype=float).reshape(rounds, RUNS_A_VISIT)
         assert summarise(runs, confidence).p99_high is not None

@@ -4,16 +4,30 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import headway
-from headway.core.errors import BusyError, DataError, StorageError, TaskError, UsageError, WeightsError
+from headway.bundles.bundle import Bundle
+from headway.bundles.golden import Sample
+from headway.bundles.seal import Draft, seal
+from headway.core.errors import (
+    BundleError,
+    BusyError,
+    DataError,
+    FormatError,
+    StorageError,
+    TamperedError,
+    TaskError,
+    UsageError,
+    WeightsError,
+)
 from headway.core.files import exclusive
 from headway.registry.registry import Registry
-from headway.shipping.ship import ship
+from headway.shipping.ship import prove, ship
 
 HEADWAY = Path(sys.executable).with_name("headway")
 
@@ -116,6 +130,63 @@ def test_a_bad_task_is_named(project: Path, change: tuple[str, str], error: type
     with pytest.raises(error, match=says):
         ship(project / "tiny.yaml", out=project / "out")
     assert not (project / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ("np.ones(len(t))[: -1 if len(t) > 2 else None]", "one score a row"),
+        ("np.ones(len(t)) * (np.nan if len(t) > 2 else 1)", "finite"),
+        ("np.array(['a'] * len(t)) if len(t) > 2 else np.ones(2)", "must give numbers"),
+        ("np.ones(len(t)) if len(t) == 2 else 1 // 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_metric_that_fails_on_the_test_part_is_named(project: Path, scores: str, says: str) -> None:
+    metric = f"metric=Metric('mine', lambda o, t: {scores}, binary=True), labels=tuple"
+    text = (
+        (project / "tiny.py")
+        .read_text()
+        .replace("import Task, split", "import Metric, Task, split\nimport numpy as np")
+    )
+    (project / "tiny.py").write_text(text.replace("labels=tuple", metric))
+    with pytest.raises(TaskError, match=says) as caught:
+        ship(project / "tiny.yaml", out=project / "out", overrides=["train.epochs=1", "steps=[]"])
+    assert "metric 'mine'" in str(caught.value)
+
+
+def test_an_onnx_file_with_weights_elsewhere_is_refused_before_any_work(project: Path, linear_onnx: Path) -> None:
+    import onnx
+
+    onnx.save(
+        onnx.load(linear_onnx), project / "split.onnx", save_as_external_data=True, size_threshold=0, location="w.bin"
+    )
+    recipe = (project / "tiny.yaml").read_text() + "model: {onnx: split.onnx}\n"
+    (project / "tiny.yaml").write_text(recipe)
+    with pytest.raises(FormatError, match="1 tensors lie in other files"):
+        ship(project / "tiny.yaml", out=project / "out")
+    assert not (project.parent / "home" / "cache").exists()
+
+
+def test_a_bundle_kept_from_before_that_was_damaged_is_not_shipped(project: Path) -> None:
+    ship(project / "tiny.yaml", out=project / "out")
+    (kept,) = (project.parent / "home" / "cache" / "ship" / "bundle").glob("*/bundle/variants/original/model.onnx")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"\0")
+    with pytest.raises(TamperedError):
+        ship(project / "tiny.yaml", out=project / "elsewhere")
+    assert not (project / "elsewhere").exists()
+
+
+def test_a_bundle_that_answers_otherwise_is_not_shipped(seal_linear: Callable[..., Bundle], tmp_path: Path) -> None:
+    bundle = seal_linear()
+    prove(bundle)
+    samples = [Sample(s.inputs, {"logits": s.outputs["logits"] + 1}) for s in bundle.golden()]
+    manifest = bundle.manifest
+    (variant,) = manifest.variants
+    draft = Draft("linear", "1", manifest.inputs, manifest.outputs, (variant,), variant.id)
+    models = {variant.id: bundle.path / variant.file}
+    wrong = seal(tmp_path / "wrong", draft, models=models, golden=samples, report="")
+    with pytest.raises(BundleError, match="differs from its golden output"):
+        prove(wrong)
 
 
 def test_weights_that_do_not_fit_are_named(project: Path) -> None:

@@ -147,7 +147,15 @@ class _Returns(nn.Module):
         ({"labels": ("a", "b", "c")}, r"the shape \[2, 2\]; accuracy needs \[2, classes\] with 3 classes"),
         ({"output_names": ("a", "b")}, "the model returns 1 outputs where the task names 2"),
         ({"metric": Metric("mine", lambda o, t: np.zeros(3), binary=False)}, r"one score a row, \[2\]; got \[3\]"),
-        ({"metric": Metric("mine", lambda o, t: o["no"], binary=False)}, "metric 'mine' raised KeyError: 'no'"),
+        ({"metric": Metric("mine", lambda o, t: o["no"], binary=False)}, "metric 'mine' on .* raised KeyError: 'no'"),
+        ({"metric": Metric("mine", lambda o, t: -np.ones(2), binary=False)}, "scores must not be below 0"),
+        ({"metric": Metric("mine", lambda o, t: np.full(2, 0.5), binary=True)}, "declared binary"),
+        ({"model": nn.Linear(3, 2)}, "model must be a function that makes the module, got Linear itself"),
+        ({"labels": ["a", "b"]}, "labels must be a tuple of texts"),
+        ({"labels": (0, 1)}, "labels must be a tuple of texts"),
+        ({"output_names": "logits"}, "output_names must be a tuple of texts"),
+        ({"output_names": ()}, "at least one name"),
+        ({"output_names": ("x",)}, "'x' is the name of an input and of an output"),
         ({"metric": "accuracy"}, "holds str where Parts and a Metric belong"),
         ({"parts": None}, "holds NoneType where Parts and a Metric belong"),
     ],
@@ -167,7 +175,7 @@ def test_a_forward_that_fails_shows_what_it_was_given() -> None:
 
 
 def test_other_metrics_may_have_other_targets() -> None:
-    metric = Metric("closeness", lambda outputs, targets: -abs(outputs["y"][:, 0] - targets), binary=False)
+    metric = Metric("closeness", lambda outputs, targets: np.exp(-abs(outputs["y"][:, 0] - targets)), binary=False)
     part = Arrays({"x": _part().inputs["x"]}, np.linspace(0, 1, 20))
     check(
         Task(

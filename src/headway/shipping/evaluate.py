@@ -24,6 +24,7 @@ from headway.shipping.build import Built
 from headway.shipping.recipe import Target
 from headway.tasks import Task
 from headway.tasks.parts import Part
+from headway.tasks.scoring import score_rows
 
 EAGER, FILE = "eager PyTorch", "the given ONNX file"
 _BATCH = 64  # rows a run while predicting
@@ -118,6 +119,7 @@ def evaluate(
 
     Raises:
         DataError: the original answers NaN, or is never right.
+        TaskError: the metric raises or gives something else than it promises.
     """
     original_rows = _scores(original.session, task, progress, f"test data: {original.name}")
     scores = {id_: _scores(s.session, task, progress, f"test data: {id_}") for id_, s in subjects.items()}
@@ -129,9 +131,7 @@ def evaluate(
     for id_, subject in subjects.items():
         size_mb = subject.built.file.stat().st_size / 1e6
         cards[id_] = Scorecard(
-            accuracy=compare(
-                original_rows, scores[id_], metric=task.metric.name, binary=task.metric.binary, confidence=confidence
-            ),
+            accuracy=compare(original_rows, scores[id_], metric=task.metric.name, confidence=confidence),
             latency_ms=summarise(singles[id_], confidence),
             speedup=speedup(singles[_ORIGINAL], singles[id_], confidence),
             throughput=throughput[id_],
@@ -161,7 +161,7 @@ def _scores(session: Session, task: Task, progress: Progress, title: str) -> Row
     for name, value in outputs.items():
         if not np.isfinite(value).all():
             raise DataError(f"output {name!r} is not finite on the test part", where=title)
-    return np.asarray(task.metric.rows(outputs, targets), dtype=np.float64)
+    return score_rows(task.metric, outputs, targets, title)
 
 
 def _time(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.bundles.bundle import Bundle
+from headway.bundles.golden import replay
 from headway.bundles.manifest import Scorecard, Variant
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
@@ -16,9 +17,9 @@ from headway.core.files import atomic_folder, digest_file, exclusive, home, writ
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
-from headway.runtimes.runtime import Session
+from headway.runtimes.runtime import Runtime, Session
 from headway.shipping import gate
-from headway.shipping.build import Builder, Built, identify
+from headway.shipping.build import Builder, Built, identify, require_whole
 from headway.shipping.evaluate import EAGER, FILE, Evaluation, Original, Subject, evaluate, golden, specs
 from headway.shipping.lineage import lineage
 from headway.shipping.plan import plans
@@ -71,6 +72,8 @@ class _Road:
         from headway.tasks.loading import load_task, source_digest
 
         self.recipe, self.out, self.register, self.progress = recipe, out, register, progress
+        if recipe.onnx is not None:
+            require_whole(recipe.onnx)
         asked = recipe.config.task
         self.task = load_task(asked.use, asked.args, recipe.base)
         check(self.task, progress)
@@ -196,7 +199,7 @@ class _Road:
 
         def build(out: Path, scratch: Path) -> None:
             samples = golden(session, self.task.parts.test)
-            seal(out / "bundle", draft, models=models, golden=samples, report=html)
+            prove(seal(out / "bundle", draft, models=models, golden=samples, report=html))
 
         asked = {"key": key, "recipe": self.recipe.config.model_dump(mode="json"), "register": self.register}
         sealed = self.store.stage("bundle", asked, build) / "bundle"
@@ -205,7 +208,28 @@ class _Road:
                 copy = fresh / file.relative_to(sealed)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
+            prove(Bundle.open(fresh))
         return Bundle.open(self.out)
+
+
+def prove(bundle: Bundle) -> None:
+    """Verify a bundle and replay its golden samples through the chosen variant, as whoever loads it will.
+
+    Raises:
+        TamperedError: a file is not what was sealed.
+        BundleError: the answers are not the sealed ones.
+        FormatError: the variant's file cannot be loaded from the bundle.
+    """
+    bundle.verify()
+    manifest = bundle.manifest
+    chosen = next(variant for variant in manifest.variants if variant.id == manifest.chosen)
+    runtime: Runtime = plugins.load("headway.runtimes", chosen.runtime)()
+    device = (manifest.contract.devices or ("cpu",))[0]
+    session = runtime.load(bundle.path / chosen.file, device=device, threads=manifest.contract.threads)
+    try:
+        replay(bundle, chosen, session)
+    finally:
+        session.close()
 
 
 def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:

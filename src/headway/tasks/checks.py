@@ -11,6 +11,7 @@ from headway.core.progress import SILENT, Progress
 from headway.core.tensors import Array
 from headway.tasks.factory import build_model, user_error
 from headway.tasks.parts import Inputs, Part, Parts
+from headway.tasks.scoring import score_rows
 from headway.tasks.task import ACCURACY, Metric, Task
 
 _BYTES = 256_000_000  # of a part's inputs that are looked at
@@ -34,6 +35,8 @@ def check(task: Task, progress: Progress = SILENT, *, max_bytes: int = _BYTES) -
     if not isinstance(task.parts, Parts) or not isinstance(task.metric, Metric):
         wrong = task.metric if isinstance(task.parts, Parts) else task.parts
         raise TaskError(f"holds {type(wrong).__name__} where Parts and a Metric belong", where="task")
+    for name in ("labels", "output_names"):
+        _check_texts(name, getattr(task, name))
     with progress.work("check the data", 4) as bar:
         looks = {}
         for part in fields(Parts):
@@ -53,6 +56,14 @@ def check(task: Task, progress: Progress = SILENT, *, max_bytes: int = _BYTES) -
     if task.metric is ACCURACY and task.loss is None:
         for name, look in looks.items():
             _check_classes(name, look, classes)
+
+
+def _check_texts(name: str, value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) and text for text in value):
+        shown = f"{value!r:.60}"
+        raise TaskError(f"{name} must be a tuple of texts, got {shown}", where="task")
+    if name == "output_names" and (not value or len(set(value)) != len(value)):
+        raise TaskError(f"output_names must hold at least one name and none twice, got {value!r:.60}", where="task")
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,10 @@ def _check_model(task: Task) -> int:
 
     part = task.parts.train
     inputs, targets = _batch("train", part, np.arange(2) % len(part))
+    if clash := sorted(set(inputs) & set(task.output_names)):
+        raise TaskError(
+            f"{clash[0]!r} is the name of an input and of an output", where="task", remedy="Rename it in output_names."
+        )
     model = build_model(task).eval()
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
     try:
@@ -179,12 +194,7 @@ def _check_model(task: Task) -> int:
                 + (f" with {classes} classes, as the task has labels" if classes else ""),
                 where="model",
             )
-    try:
-        scores = task.metric.rows(arrays, targets)
-    except Exception as error:
-        raise user_error(f"metric {task.metric.name!r}", error) from error
-    if np.shape(scores) != (2,):
-        raise TaskError(f"must give one score a row, [2]; got {list(np.shape(scores))}", where=task.metric.name)
+    score_rows(task.metric, arrays, targets, "two rows of train, untrained model")
     return int(first.shape[1]) if first.ndim == 2 else 0
 
 

@@ -16,7 +16,8 @@ def build_model(task: Task, seed: int = 0) -> "torch.nn.Module":
     """The task's untrained module, with weights drawn from `seed`; the caller's random numbers stay as they were.
 
     Raises:
-        TaskError: the task has no factory, the factory raises, or returns something else than a module.
+        TaskError: the task has no factory or a ready module in its place, the factory raises, or returns something
+            else than a module.
         MissingDependencyError: torch is not installed.
     """
     try:
@@ -27,6 +28,12 @@ def build_model(task: Task, seed: int = 0) -> "torch.nn.Module":
         raise missing("torch", needed_by="a task's model") from error
     if task.model is None:
         raise TaskError("the task has no model", remedy="Give Task(model=...) a function that makes a torch module.")
+    if isinstance(task.model, torch.nn.Module) or not callable(task.model):
+        raise TaskError(
+            f"model must be a function that makes the module, got {type(task.model).__name__} itself",
+            where="task",
+            remedy="Give Task(model=lambda: Net()), so that it can be made anew from a seed.",
+        )
     with seeded(seed):
         try:
             model = task.model()

@@ -22,8 +22,9 @@ class Metric:
 
     Attributes:
         name: as reports show it.
-        rows: (outputs by name, targets) -> float64 scores, [N]; greater is better.
-        binary: every score is 0 or 1, so that two models are compared by their discordant rows (McNemar 1947).
+        rows: (outputs by name, targets) -> float64 scores, [N]; finite, not below 0, and greater is better, for what
+            is asked is the share of the original's mean that is kept. A loss can be given as 1 / (1 + loss).
+        binary: promises that every score is 0 or 1; other scores are then refused.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Task:
         loss: (outputs by name, targets) -> scalar; None is cross-entropy of the first output.
         augment: changes a training batch's inputs on the fly; drawn from torch's random numbers.
         labels: the name of each class.
-        output_names: what the module's outputs are called, in order.
+        output_names: what the module's outputs are called, in order; none is also an input's name.
     """
 
     parts: Parts
