@@ -12,7 +12,7 @@ import pytest
 
 from headway.bundles.bundle import Bundle
 from headway.bundles.signing import sign, signing_key
-from headway.core.errors import BundleError, TamperedError
+from headway.core.errors import BundleError, StorageError, TamperedError
 
 Seal = Callable[..., Bundle]
 Change = Callable[[dict[str, Any]], None]
@@ -77,7 +77,7 @@ def test_tampered_weights_with_a_mended_manifest(seal_linear: Seal) -> None:
 def test_tampered_manifest(seal_linear: Seal) -> None:
     bundle = seal_linear()
     change(bundle, lambda document: document["variants"][0]["tolerance"].update(logits=1e9), resign=False)
-    with pytest.raises(TamperedError, match=r"signature does not hold.*manifest\.json"):
+    with pytest.raises(TamperedError, match=r"manifest\.json was changed after sealing"):
         Bundle.open(bundle.path).verify()
 
 
@@ -258,7 +258,7 @@ def test_what_is_no_bundle(tmp_path: Path, home: Path) -> None:
     with pytest.raises(BundleError, match=r"has no manifest\.json"):
         Bundle.open(tmp_path / "empty")
     (tmp_path / "text.hw").write_text("hello")
-    with pytest.raises(BundleError, match=r"cannot be read as a \.hw archive"):
+    with pytest.raises(BundleError, match=r"neither a folder nor a \.hw archive"):
         Bundle.open(tmp_path / "text.hw")
 
 
@@ -280,3 +280,40 @@ def test_a_private_copy_of_a_tampered_bundle_does_not_verify(seal_linear: Seal) 
     (bundle.path / MODEL).write_bytes(b"x")
     with pytest.raises(TamperedError):
         bundle.private_copy().verify()
+
+
+def test_a_manifest_that_is_a_folder(seal_linear: Seal) -> None:
+    bundle = seal_linear()
+    (bundle.path / "manifest.json").unlink()
+    (bundle.path / "manifest.json").mkdir()
+    with pytest.raises(BundleError, match=r"manifest\.json is not a file"):
+        Bundle.open(bundle.path)
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        Bundle.open(tmp_path / ("x" * 300 + ".hw"))
+
+
+def test_an_onnx_file_is_told_apart_from_a_damaged_archive(linear_onnx: Path, home: Path) -> None:
+    with pytest.raises(BundleError, match=r"neither a folder nor a \.hw archive") as caught:
+        Bundle.open(linear_onnx)
+    assert "headway pack" in str(caught.value.remedy)
+
+
+def test_a_manifest_edited_by_hand_is_named_in_one_line(seal_linear: Seal) -> None:
+    bundle = seal_linear()
+    path = change(bundle, lambda document: document.update(version="2"), resign=False)
+    with pytest.raises(TamperedError) as caught:
+        Bundle.open(path).verify()
+    assert caught.value.message == "manifest.json was changed after sealing"
+
+
+def test_a_home_that_is_no_folder_is_not_called_a_lack_of_trust(
+    seal_linear: Seal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = seal_linear()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("HEADWAY_HOME", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="not a folder"):
+        bundle.verify()

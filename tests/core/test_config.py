@@ -1,9 +1,10 @@
 """Mistakes in a recipe are reported where they were made."""
 
+import math
 from pathlib import Path
 
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from headway.core.config import Config, read_yaml, validate
 from headway.core.errors import ConfigError
@@ -48,6 +49,17 @@ def test_values_and_overrides(tmp_path: Path) -> None:
         ("name: x\ntrain: {lr: true}\n", "recipe.yaml:2", "train.lr: must be a number, got true"),
         ("name: on\ntrain: {lr: no}\n", "recipe.yaml:2", "got 'no'"),
         ("a: &a [*a]\n", "recipe.yaml", ""),
+        ("name: x\ntrain: {lr: .inf}\n", "recipe.yaml:2", "not a finite number"),
+        ("name: x\nargs: {a: .nan}\n", "recipe.yaml:2", "not a finite number"),
+        ("name: x\nargs: {a: 1e999}\n", "recipe.yaml:2", "not a finite number"),
+        ("name: x\nargs: {a: " + "9" * 5001 + "}\n", "recipe.yaml:2", "cannot be read as int"),
+        ("name: x\nargs: {a: 0x" + "f" * 5001 + "}\n", "recipe.yaml:2", "more than 64 bits"),
+        ("name: x\nargs: !!int x\n", "recipe.yaml:2", "cannot be read as int"),
+        ("name: !!timestamp x\n", "recipe.yaml:1", "plain data"),
+        ("name: x\nother: a\0b\n", "recipe.yaml:2", "not valid YAML"),
+        ("name: " + "[" * 20_000 + "\n", "recipe.yaml:1", "levels"),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n", "recipe.yaml:3", "merge keys"),
+        ("? [a]\n: b\n", "recipe.yaml:1", "must be text"),
     ],
 )
 def test_mistakes_name_their_line(tmp_path: Path, text: str, where: str, says: str) -> None:
@@ -70,6 +82,10 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("train.epochs", "not of the form"),
         ("name.first=3", "holds a value"),
         ("steps.4.lr=3", "no item '4'"),
+        ("train.epochs=.nan", "not a finite number"),
+        ("train.epochs=" + "[" * 20_000, "levels"),
+        ("steps.²=1", "no item"),
+        ("others.0=1", "there is no list 'others'"),
         ("train.epochs=[", "not valid YAML"),
     ],
 )
@@ -85,6 +101,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_yaml(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(tmp_path)
+    (tmp_path / "base.yaml").write_text("name: x")
+    for path in (tmp_path / "base.yaml" / "x", tmp_path / ("x" * 300), tmp_path / "a\0b"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_yaml(path)
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(tmp_path / "latin.yaml")
@@ -97,3 +117,18 @@ def test_multiplying_aliases_are_refused(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match="aliases"):
         read_yaml(path)
+
+
+def test_only_plain_scalars_become_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "a: 2020-01-01\nb: 1:30\nc: 1:30.5\nd: no\ne: =\nf: [~, true, 0x10, -1.5, 1e-3, 2E3, 3., .5, 1_000]\n"
+    )
+    data, _ = read_yaml(path, ["g=2020-01-01"])
+    assert data.pop("f") == [None, True, 16, -1.5, 1e-3, 2000.0, 3.0, 0.5, 1000]
+    assert data == {"a": "2020-01-01", "b": "1:30", "c": "1:30.5", "d": "no", "e": "=", "g": "2020-01-01"}
+
+
+def test_numbers_given_from_python_are_finite() -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        Inner(lr=math.inf)

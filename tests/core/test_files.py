@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headway.core.errors import BusyError, StorageError, storage_errors
-from headway.core.files import atomic_folder, digest_json, exclusive, home, write_atomic
+from headway.core.files import atomic_folder, digest_json, exclusive, home, make_folder, write_atomic
 
 
 def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     with atomic_folder(path) as fresh:
         (fresh / "a").write_text("old")
-    with pytest.raises(NotADirectoryError), atomic_folder(path) as fresh:
+    with pytest.raises(StorageError, match="not a folder"), atomic_folder(path) as fresh:
         _write_and_fail(fresh)
     assert (path / "a").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
@@ -47,7 +47,7 @@ def test_a_full_disk_is_a_message() -> None:
 
 def test_other_os_errors_pass_through() -> None:
     with pytest.raises(OSError, match="nothing we know"), storage_errors():
-        raise OSError(errno.EIO, "nothing we know")
+        raise OSError(errno.EPIPE, "nothing we know")
 
 
 _HOLD = """
@@ -86,3 +86,24 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.delenv("HEADWAY_HOME")
     assert home().name == "headway"
     assert os.environ.get("HEADWAY_HOME") is None
+
+
+@pytest.mark.parametrize("given", ["file", "file/below", "loop", "x" * 300, "~nobody-of-that-name"])
+def test_a_home_that_can_be_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("HEADWAY_HOME", given if given[0] == "~" else str(tmp_path / given))
+    with pytest.raises(StorageError) as caught:
+        home()
+    assert "HEADWAY_HOME=" in str(caught.value.where)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a file system in which nothing can be made")
+def test_a_folder_that_cannot_be_made_there() -> None:
+    with pytest.raises(StorageError):
+        make_folder(Path("/proc/headway/registry"))
+
+
+def test_a_name_that_is_too_long_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="too long"):
+        write_atomic(tmp_path / ("x" * 300), "text")

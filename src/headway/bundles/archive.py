@@ -14,6 +14,7 @@ from headway.core.errors import BundleError
 from headway.core.files import atomic_file
 
 AGE_MAGIC = b"age-encryption.org/"
+_ZIP_MAGIC = b"PK\x03\x04"
 _ENCRYPTED_FLAG = 0x1
 _SPARE_BYTES = 64 << 20  # left free on the disk
 
@@ -44,6 +45,13 @@ def unpack(path: Path) -> Path:
         if file.read(len(AGE_MAGIC)) == AGE_MAGIC:
             raise BundleError(
                 "the bundle is encrypted", where=str(path), remedy=f"Run: headway bundle decrypt {path} --identity FILE"
+            )
+        file.seek(0)
+        if not _ZIP_MAGIC.startswith(file.read(len(_ZIP_MAGIC))):  # fewer bytes are a truncated archive
+            raise BundleError(
+                "not a bundle: neither a folder nor a .hw archive",
+                where=str(path),
+                remedy=f"A model file is sealed with: headway pack {path} --name NAME",
             )
         file.seek(0)
         key = f"hw-{hashlib.file_digest(file, 'sha256').hexdigest()}"

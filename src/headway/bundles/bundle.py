@@ -17,7 +17,7 @@ from headway.bundles.manifest import SCHEMA_VERSION, Manifest, Variant
 from headway.bundles.paths import check_path, contents
 from headway.bundles.signing import SIGNATURE, check_signature, check_trust
 from headway.core.errors import BundleError, FormatError, TamperedError
-from headway.core.files import digest_file
+from headway.core.files import digest_file, is_file, is_folder
 
 MANIFEST = "manifest.json"
 REPORT = "report.html"
@@ -49,15 +49,16 @@ class Bundle:
             BundleError: no bundle, a manifest that does not fit, a path that leaves the bundle, a symbolic link.
         """
         path = Path(path)
-        if path.is_file():
+        if is_file(path):
             from headway.bundles.archive import unpack
 
             path = unpack(path)
-        if not path.is_dir():
+        if not is_folder(path):
             raise BundleError("no such bundle", where=str(path), remedy="Give a bundle's folder or its .hw file.")
         path = path.resolve()
-        if not (path / MANIFEST).exists():
-            raise BundleError("not a bundle: it has no manifest.json", where=str(path))
+        if not (path / MANIFEST).is_file():
+            what = "manifest.json is not a file" if (path / MANIFEST).exists() else "it has no manifest.json"
+            raise BundleError(f"not a bundle: {what}", where=str(path))
         contents(path)
         manifest, digest = _read_manifest(path / MANIFEST)
         return cls(path, manifest, digest)

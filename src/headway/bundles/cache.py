@@ -3,18 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
-from headway.core.errors import storage_errors
-from headway.core.files import atomic_folder, home
+from headway.core.files import atomic_folder, home, make_folder, waiting
 
 
 def cache_folder() -> Path:
     """Where copies are kept; only the user may look into it."""
     folder = home() / "cache" / "bundles"
-    with storage_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+    make_folder(folder, mode=0o700)
     return folder
 
 
@@ -24,7 +19,7 @@ def cached(key: str, fill: Callable[[Path], None], sound: Callable[[Path], bool]
     A sound copy is never replaced: another process may be loading from it. One process fills at a time.
     """
     folder = cache_folder() / key
-    with FileLock(cache_folder() / ".lock"):
+    with waiting(cache_folder() / ".lock"):
         if not (folder.is_dir() and sound(folder)):
             with atomic_folder(folder) as fresh:
                 fill(fresh)

@@ -11,14 +11,12 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from headway.core.errors import BundleError, FormatError, TamperedError, storage_errors
-from headway.core.files import home, write_atomic
+from headway.core.errors import BundleError, FormatError, TamperedError
+from headway.core.files import digest_file, home, make_folder, waiting, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -38,14 +36,12 @@ def signing_key() -> Path:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    with storage_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.chmod(0o700)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.is_file():
-                key = ec.generate_private_key(ec.SECP256R1())
-                pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-                write_atomic(path, pem, mode=0o600)
+    make_folder(path.parent, mode=0o700)
+    with waiting(path.with_suffix(".lock")):
+        if not path.is_file():
+            key = ec.generate_private_key(ec.SECP256R1())
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            write_atomic(path, pem, mode=0o600)
     return path
 
 
@@ -89,7 +85,7 @@ def sign(folder: Path, private: Path) -> None:
     signer.set_hashing_config(_everything()).sign(folder, folder / SIGNATURE)
 
 
-def check_signature(folder: Path, signer: str, files: Iterable[str]) -> None:
+def check_signature(folder: Path, signer: str, files: Collection[str]) -> None:
     """Check `signature.json` with the PEM `signer`, and that it covers exactly `files`.
 
     Raises:
@@ -97,7 +93,7 @@ def check_signature(folder: Path, signer: str, files: Iterable[str]) -> None:
     """
     path = folder / SIGNATURE
     covered = _covered(path, signer)
-    if unsigned := sorted(set(files) - covered):
+    if unsigned := sorted(set(files) - set(covered)):
         raise TamperedError(f"the signature does not cover {unsigned[0]}", where=str(path))
 
     from model_signing import verifying
@@ -109,7 +105,12 @@ def check_signature(folder: Path, signer: str, files: Iterable[str]) -> None:
             verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)  # type: ignore[no-untyped-call]
             verifier.set_hashing_config(_everything()).verify(folder, path)
         except Exception as error:  # what cryptography, pydantic and the library raise shares no other base
-            reason = str(error) or "the signature is not the signer's"
+            changed = sorted(name for name in files if digest_file(folder / name) != covered[name])
+            if len(changed) == 1:
+                raise TamperedError(f"{changed[0]} was changed after sealing", where=str(folder)) from error
+            reason = str(error).partition("\n")[0][:200] or "the signature is not the signer's"
+            if changed:
+                reason = f"{len(changed)} files are not what was signed, {changed[0]} the first"
             raise TamperedError(f"the signature does not hold: {reason}", where=str(path)) from error
 
 
@@ -140,9 +141,7 @@ def check_trust(signer: str, given: Path | None, where: str) -> None:
 def trust(pem: str) -> Path:
     """Store a public key among the trusted ones."""
     path = _trusted() / f"{fingerprint(pem)}.pem"
-    with storage_errors():
-        _keys().mkdir(parents=True, exist_ok=True)
-        _keys().chmod(0o700)
+    make_folder(_keys(), mode=0o700)
     write_atomic(path, pem)
     return path
 
@@ -155,8 +154,8 @@ def _everything() -> "Config":
     return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
-def _covered(path: Path, signer: str) -> set[str]:
-    """Files that the signature's statement names.
+def _covered(path: Path, signer: str) -> dict[str, str]:
+    """SHA-256 of the files that the signature's statement names.
 
     The statement's form is the in-toto statement that OpenSSF model signing v1 describes. Whether the signature over
     it holds is checked afterwards; a signature that does not say which key made it is refused here, since the library
@@ -168,7 +167,7 @@ def _covered(path: Path, signer: str) -> set[str]:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
         hint = document["verificationMaterial"]["publicKey"]["hint"]
         statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"], validate=True))
-        covered = {str(resource["name"]) for resource in statement["predicate"]["resources"]}
+        covered = {str(resource["name"]): str(resource["digest"]) for resource in statement["predicate"]["resources"]}
     except FileNotFoundError as error:
         raise TamperedError("the bundle is not signed: signature.json is missing", where=str(path.parent)) from error
     except (ValueError, KeyError, TypeError, RecursionError, OSError, binascii.Error) as error:

@@ -5,8 +5,9 @@ A component owns its configuration: it declares a subclass of `Config` beside it
 """
 
 import difflib
+import math
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,13 +21,14 @@ from headway.core.errors import ConfigError
 Place = tuple[str | int, ...]
 _MAX_VALUES = 10_000  # a recipe is small, and YAML aliases can multiply without bound
 _MAX_DEPTH = 50
+_MAX_INTEGER = 2**63 - 1
 _UNKNOWN, _NO_NUMBER = "unknown_key", "no_number"  # our own findings among pydantic's
 
 
 class Config(BaseModel):
     """Base of every configuration: immutable, and an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -74,19 +76,26 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader with YAML 1.2's scalars: `1e-3` is a number, and `no`, `on` and their like are text."""
+    """YAML's safe loader with YAML 1.2's scalars: `1e-3` is a number; `no`, `2020-01-01` and `1:30` are text."""
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), ["t", "f"])
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)$"),
-    list("-+0123456789."),
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|false)$", list("tf")),
+    ("int", r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]+|0|[1-9][0-9_]*)$", list("-+0123456789")),
+    (
+        "float",
+        (
+            r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+            r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+0123456789."),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Source]:
@@ -97,27 +106,19 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any]
         overrides: `a.b.c=value` texts, each value read as YAML; they win over the file.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, not YAML, not a mapping, or repeats a key.
+        ConfigError: the file cannot be read, is not UTF-8, not YAML, not a mapping, repeats a key, or holds a number
+            that is not finite.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError("no such file", where=str(path), remedy="Check the path.") from error
-    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
-        raise ConfigError(f"cannot be read as text: {error}", where=str(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a NUL byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot be read as text: {reason}", where=str(path)) from error
     source = Source(str(path))
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        data = _construct(loader, node, (), source, [0]) if node is not None else {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"not valid YAML: {error.problem}", where=where) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=str(path)) from error
-    finally:
-        loader.dispose()
+    document = _Document(lambda line: f"{path}:{line}", source.lines)
+    data = document.read(text, empty={})
     if not isinstance(data, dict):
         raise ConfigError("the file must be a mapping of keys to values", where=str(path))
     for override in overrides:
@@ -125,58 +126,125 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any]
     return data, source
 
 
-def _construct(loader: _Loader, node: yaml.Node, path: Place, source: Source, count: list[int]) -> Any:
-    count[0] += 1
-    if count[0] > _MAX_VALUES or len(path) > _MAX_DEPTH:
-        raise ConfigError(
-            f"more than {_MAX_VALUES} values or {_MAX_DEPTH} levels; are aliases (*name) multiplying?",
-            where=f"{source.name}:{node.start_mark.line + 1}",
-        )
-    where = f"{source.name}:{node.start_mark.line + 1}"
-    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-        raise ConfigError(f"the tag {node.tag!r} is not allowed: a recipe is plain data", where=where)
-    source.lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        mapping: dict[Hashable, Any] = {}
+@dataclass
+class _Document:
+    """Reads one YAML text as plain data.
+
+    Attributes:
+        where: what a message calls a line.
+        lines: filled with the line of every value.
+    """
+
+    where: Callable[[int], str]
+    lines: dict[Place, int] = field(default_factory=dict)
+    count: int = 0
+
+    def read(self, text: str, empty: object = None) -> Any:
+        """The value that `text` holds, or `empty`."""
+        try:
+            loader = _Loader(text)
+            try:
+                node = loader.get_single_node()
+                return self._value(loader, node, ()) if node is not None else empty
+            finally:
+                loader.dispose()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            raise ConfigError(
+                f"not valid YAML: {error.problem}", where=self.where(mark.line + 1 if mark else 1)
+            ) from error
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            raise ConfigError(
+                f"not valid YAML: the character {chr(error.character)!r}", where=self.where(line)
+            ) from error
+        except RecursionError as error:
+            raise ConfigError(f"more than {_MAX_DEPTH} levels of nesting", where=self.where(1)) from error
+
+    def _value(self, loader: _Loader, node: yaml.Node, path: Place) -> Any:
+        line = node.start_mark.line + 1
+        self.count += 1
+        if self.count > _MAX_VALUES or len(path) > _MAX_DEPTH:
+            raise ConfigError(
+                f"more than {_MAX_VALUES} values or {_MAX_DEPTH} levels; are aliases (*name) multiplying?",
+                where=self.where(line),
+            )
+        self.lines.setdefault(path, line)
+        if isinstance(node, yaml.MappingNode):
+            self._check_tag(node)
+            return self._mapping(loader, node, path)
+        if isinstance(node, yaml.SequenceNode):
+            self._check_tag(node)
+            return [self._value(loader, item, (*path, i)) for i, item in enumerate(node.value)]
+        return self._scalar(loader, node)
+
+    def _mapping(self, loader: _Loader, node: yaml.MappingNode, path: Place) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node)
             line = key_node.start_mark.line + 1
+            key = self._scalar(loader, key_node) if isinstance(key_node, yaml.ScalarNode) else key_node.value
             if not isinstance(key, str):
-                raise ConfigError(f"key {key!r} must be text; put it in quotes", where=f"{source.name}:{line}")
+                shown = repr(key) if isinstance(key_node, yaml.ScalarNode) else "of several values"
+                raise ConfigError(f"key {shown} must be text; put it in quotes", where=self.where(line))
+            if key == "<<" and key_node.style is None:
+                raise ConfigError("merge keys (<<) are not supported; write the values out", where=self.where(line))
             if key in mapping:
-                raise ConfigError(f"key {key!r} stands twice", where=f"{source.name}:{line}")
-            source.lines[(*path, key)] = line
-            mapping[key] = _construct(loader, value_node, (*path, key), source, count)
+                raise ConfigError(f"key {key!r} stands twice", where=self.where(line))
+            self.lines[(*path, key)] = line
+            mapping[key] = self._value(loader, value_node, (*path, key))
         return mapping
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, item, (*path, i), source, count) for i, item in enumerate(node.value)]
-    return loader.construct_object(node)
+
+    def _scalar(self, loader: _Loader, node: yaml.Node) -> Any:
+        self._check_tag(node)
+        where = self.where(node.start_mark.line + 1)
+        try:
+            value = loader.construct_object(node)
+        except (ValueError, LookupError, OverflowError) as error:  # `!!int x`, or too many digits for an integer
+            raise ConfigError(f"cannot be read as {node.tag.rpartition(':')[2]}: {error}", where=where) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{node.value} is not a finite number", where=where)
+        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+            raise ConfigError("an integer of more than 64 bits", where=where)
+        return value
+
+    def _check_tag(self, node: yaml.Node) -> None:
+        if node.tag not in _PLAIN:
+            where = self.where(node.start_mark.line + 1)
+            raise ConfigError(f"the tag {node.tag!r} is not allowed: a recipe is plain data", where=where)
 
 
 def _override(data: dict[str, Any], text: str, source: Source) -> None:
+    where = f"--set {text}"
     key, equals, value = text.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ConfigError("not of the form key.key=value", where=f"--set {text}")
+        raise ConfigError("not of the form key.key=value", where=where)
     place: Place = ()
     target: Any = data
     for depth, name in enumerate(names):
-        step: str | int = int(name) if isinstance(target, list) and name.isdigit() else name
+        step: str | int = int(name) if isinstance(target, list) and _is_index(name) else name
         place = (*place, step)
         if isinstance(target, list) and not (isinstance(step, int) and step < len(target)):
-            raise ConfigError(f"no item {name!r} in a list of {len(target)}", where=f"--set {text}")
+            raise ConfigError(f"no item {name!r} in a list of {len(target)}", where=where)
         if depth == len(names) - 1:
-            try:
-                target[step] = yaml.load(value, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-            except yaml.YAMLError as error:
-                raise ConfigError(f"the value is not valid YAML: {error}", where=f"--set {text}") from error
+            target[step] = _Document(lambda line: where).read(value)
             source.overridden[place] = text
             return
-        if isinstance(target, dict):
-            target.setdefault(name, {})
+        reached = ".".join(names[: depth + 1])
+        if isinstance(target, dict) and name not in target:
+            if _is_index(names[depth + 1]):
+                remedy = f"Set the whole list: --set '{reached}=[...]'"
+                raise ConfigError(
+                    f"there is no list {reached!r} to have item {names[depth + 1]}", where=where, remedy=remedy
+                )
+            target[name] = {}
         target = target[step]
         if not isinstance(target, dict | list):
-            raise ConfigError(f"{'.'.join(names[: depth + 1])} holds a value, not keys", where=f"--set {text}")
+            raise ConfigError(f"{reached} holds a value, not keys", where=where)
+
+
+def _is_index(name: str) -> bool:
+    return name.isdecimal() and len(name) <= len(str(_MAX_VALUES))
 
 
 C = TypeVar("C", bound=BaseModel)

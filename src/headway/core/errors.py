@@ -104,12 +104,25 @@ class MissingDependencyError(HeadwayError):
     exit_code = 4
 
 
-_STORAGE = {errno.ENOSPC: "no space left", errno.EDQUOT: "disk quota exceeded", errno.EROFS: "read-only file system"}
+_STORAGE = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EROFS: "read-only file system",
+    errno.ENOTDIR: "part of the path is not a folder",
+    errno.EEXIST: "something else stands there",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its symbolic links go round in a circle",
+    errno.EIO: "the storage fails (input/output error)",
+}
 
 
 @contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn the operating system's 'cannot write' errors into `StorageError`."""
+def storage_errors(*, creating: bool = False) -> Iterator[None]:
+    """Turn the operating system's 'cannot write' errors into `StorageError`.
+
+    Args:
+        creating: the block only makes files or folders, so that 'no such file' means that one cannot be made there.
+    """
     try:
         yield
     except OSError as error:
@@ -117,6 +130,8 @@ def storage_errors() -> Iterator[None]:
             reason = "permission denied"
         elif error.errno in _STORAGE:
             reason = _STORAGE[error.errno]
+        elif creating and isinstance(error, FileNotFoundError):
+            reason = "cannot be made there"
         else:
             raise
         where = str(error.filename) if error.filename else None

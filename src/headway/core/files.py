@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from headway.core.errors import BusyError, storage_errors
+from headway.core.errors import BusyError, StorageError, storage_errors
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Write `data` beside `path`, fsync, and rename over it: a reader sees the old file or the new one."""
     with storage_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -40,7 +41,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     For what is too large for `write_atomic`.
     """
     with storage_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         fresh = Path(name)
@@ -61,7 +62,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     What stood at `path` before is kept until the new folder stands there, and is kept for good if the block raises.
     """
     with storage_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
         old = fresh.with_name(fresh.name.replace(".new-", ".old-"))
         try:
@@ -87,8 +88,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def exclusive(lock: Path, what: str) -> Iterator[None]:
     """Hold `lock` for the block, or raise `BusyError` at once: two processes never write the same thing."""
-    with storage_errors():
-        lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
+    with storage_errors(creating=True):
         held = FileLock(lock)
         try:
             held.acquire(blocking=False)
@@ -100,6 +101,41 @@ def exclusive(lock: Path, what: str) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+@contextmanager
+def waiting(lock: Path) -> Iterator[None]:
+    """Hold `lock` for the block, once no other process does."""
+    make_folder(lock.parent)
+    held = FileLock(lock)
+    with storage_errors(creating=True):
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def make_folder(path: Path, *, mode: int | None = None) -> None:
+    """Make a folder and its parents, where they are not there; `mode` is set in either case.
+
+    Raises:
+        StorageError: there can be none.
+    """
+    with storage_errors(creating=True):
+        path.mkdir(parents=True, exist_ok=True)
+        if mode is not None:
+            path.chmod(mode)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; unlike `Path.is_file`, no error for a name that is too long or not allowed."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; see `is_file`."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def digest_file(path: Path) -> str:
@@ -115,9 +151,24 @@ def digest_json(value: Any) -> str:
 
 
 def home() -> Path:
-    """Where Headway keeps its state: `HEADWAY_HOME`, or the platform's folder for user data."""
+    """Where Headway keeps its state: `HEADWAY_HOME`, or the platform's folder for user data.
+
+    Raises:
+        StorageError: `HEADWAY_HOME` names something else than a folder that is there or can be made.
+    """
     if given := os.environ.get("HEADWAY_HOME"):
-        return Path(given).expanduser().resolve()
+        try:
+            path = Path(given).expanduser().resolve()
+            if stat.S_ISDIR(path.stat().st_mode):
+                return path
+            reason = "not a folder"
+        except FileNotFoundError:
+            return path
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+        except RuntimeError as error:  # `~nobody`, or symbolic links in a circle
+            reason = str(error)
+        raise StorageError(reason, where=f"HEADWAY_HOME={given}", remedy="Set HEADWAY_HOME to a folder of your own.")
     from platformdirs import user_data_path
 
     return user_data_path("headway", appauthor=False)

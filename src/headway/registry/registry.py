@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session as Database
 
 from headway.bundles.bundle import Bundle
 from headway.core.errors import BundleError, BusyError, StorageError, UsageError, storage_errors
-from headway.core.files import home
+from headway.core.files import home, make_folder
 from headway.registry.entry import Entry, entry_of, row_of
 from headway.registry.store import Store
 from headway.registry.tables import BUSY_SECONDS, AliasRow, ModelRow, VersionRow, connect, create
@@ -36,9 +36,7 @@ class Registry:
 
     def __init__(self, root: Path | None = None, *, files: str | None = None) -> None:
         self.root = Path(root) if root is not None else home() / "registry"
-        with storage_errors():
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.root.chmod(0o700)
+        make_folder(self.root, mode=0o700)
         self._store = Store(files or str(self.root / "bundles"))
         self._engine = connect(self.root / "registry.db")
         with self._writing():

@@ -11,6 +11,7 @@ from headway.bundles.manifest import Contract, Name
 from headway.core import plugins
 from headway.core.config import Config, Source, read_yaml, unknown_key, validate
 from headway.core.errors import ConfigError
+from headway.core.files import is_file
 from headway.train.config import TrainConfig
 
 
@@ -44,9 +45,9 @@ class Target(Config):
     p99_ms: float | None = Field(None, gt=0, description="Bound of the 99th percentile of latency at batch 1.")
     max_size_mb: float | None = Field(None, gt=0, description="Bound of the model files, in units of 10^6 bytes.")
     confidence: float = Field(
-        0.95, gt=0.5, lt=1, description="That nothing worse ships; shared out over the variants that are tried."
+        0.95, gt=0.5, le=0.9999, description="That nothing worse ships; shared out over the variants that are tried."
     )
-    threads: int = Field(1, ge=1, description="CPU threads a run, for the original and every variant alike.")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads a run, for the original and every variant alike.")
     seconds: float = Field(10, gt=0, description="Time for measuring latency, once every variant has 100 rounds.")
 
     def contract(self) -> Contract:
@@ -119,7 +120,7 @@ class Recipe:
         _check_order(config, steps, source)
         recipe = cls(config, steps, path.resolve().parent)
         for place, file in (("weights", recipe.weights), ("onnx", recipe.onnx)):
-            if file is not None and not file.is_file():
+            if file is not None and not is_file(file):
                 raise ConfigError(f"model.{place}: no such file: {file}", where=source.place(("model", place)))
         return recipe
 
@@ -171,6 +172,6 @@ def _check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Sour
                 where=where,
                 remedy="Leave the step out, or bring the model as `model: {weights: ...}` with a model factory.",
             )
-        if [s.name for s in steps].count(step.name) > 1:
+        if step.name in [s.name for s in steps[:i]]:
             raise ConfigError(f"{step.name} stands twice", where=where)
         graph = step.name if step.stage == "graph" else graph

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from headway.core.errors import storage_errors
-from headway.core.files import atomic_folder, digest_json
+from headway.core.files import atomic_folder, digest_json, make_folder
 from headway.core.progress import Progress
 
 Build = Callable[[Path, Path], None]
@@ -45,8 +45,7 @@ class Store:
         if self._kept(folder):
             return folder
         scratch = folder.with_suffix(".work")
-        with storage_errors():
-            scratch.mkdir(parents=True, exist_ok=True)
+        make_folder(scratch)
         lock = FileLock(folder.with_suffix(".lock"))
         try:
             lock.acquire(blocking=False)

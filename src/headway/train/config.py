@@ -10,15 +10,15 @@ from headway.core.config import Config
 class TrainConfig(Config):
     """Training with AdamW or SGD under a warm-up and cosine schedule."""
 
-    epochs: float = Field(8, gt=0, description="Passes over the training part; a fraction is allowed.")
-    batch_size: int = Field(128, ge=1, description="Rows a step and process, before accumulation.")
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step.")
+    epochs: float = Field(8, gt=0, le=1_000_000, description="Passes over the training part; a fraction is allowed.")
+    batch_size: int = Field(128, ge=1, le=2**20, description="Rows a step and process, before accumulation.")
+    accumulate: int = Field(1, ge=1, le=2**20, description="Batches whose gradients are added up before a step.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="`auto` takes bf16 where the device computes it natively, else fp32. fp16 scales the loss."
     )
-    seed: int = Field(0, ge=0, description="Of weights, shuffling and augmentation.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of weights, shuffling and augmentation.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="`sgd` has Nesterov momentum 0.9.")
-    lr: float = Field(3e-3, gt=0, description="Highest learning rate.")
+    lr: float = Field(3e-3, gt=0, le=100, description="Highest learning rate.")
     weight_decay: float = Field(0.01, ge=0, description="Of weights with two or more dimensions.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="After the warm-up.")
@@ -30,6 +30,7 @@ class TrainConfig(Config):
     threads: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="CPU threads for training; null uses every core it may. On a machine that others use, several "
         "threads wait for each other and are often slower than one.",
     )
