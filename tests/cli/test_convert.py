@@ -131,3 +131,10 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(HeadwayError, match="no such file") as caught:
         _run(tmp_path / "none.pt")
     assert caught.value.exit_code == 2
+
+
+def test_nan_is_reported_of_the_file_that_was_read(tmp_path: Path) -> None:
+    torch.save({"w": torch.tensor([float("nan")])}, tmp_path / "nan.pt")
+    with pytest.raises(WeightsError, match="NaN") as caught:
+        _run(tmp_path / "nan.pt")
+    assert caught.value.where == str(tmp_path / "nan.pt")

@@ -185,3 +185,10 @@ def test_pruned_then_quantized_it_is_a_fraction_of_the_size_and_keeps_its_accura
     assert int8.stat().st_size < pruned.stat().st_size < 0.65 * original.stat().st_size
     assert int8.stat().st_size < 0.3 * original.stat().st_size
     assert accuracy(int8) > accuracy(original) - 0.04
+
+
+def test_a_clean_run_meets_no_checkpoint_of_another_round(trained: nn.Module, context: StepContext) -> None:
+    told = Remembers()
+    Prune(QUICK.model_copy(update={"finetune_epochs": 0.2})).apply(trained, replace(context, progress=told))
+    assert not [text for text in told.said if "afresh" in text]
+    assert not list(context.folder.glob("finetune*"))

@@ -50,6 +50,21 @@ def test_it_learns_digits_in_every_precision(precision: str) -> None:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("augment", "says"),
+    [
+        (lambda inputs: None, "augment must return a dict of tensors; got NoneType"),
+        (lambda inputs: {"x": 1}, "augment must return tensors; 'x' is int"),
+        (lambda inputs: {"x": 1 / 0}, "augment raised ZeroDivisionError"),
+    ],
+)
+def test_an_augment_that_is_wrong_is_named_with_its_place(augment: Any, says: str) -> None:
+    task = _linear_task(64, augment=augment)
+    with pytest.raises(TaskError, match=says) as caught:
+        fit(build_model(task), task, _config())
+    assert "test_loop.py:" in str(caught.value.where)
+
+
 def test_the_result_says_what_was_done(task: Task) -> None:
     result = fit(build_model(task), task, _config(epochs=1.5))
     assert (result.epochs, result.resumed, result.device) == (1.5, 0, "cpu")

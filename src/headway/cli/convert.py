@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headway.cli.render import Json, emit, err, out
-from headway.core.errors import FormatError, UsageError
+from headway.core.errors import FormatError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,10 @@ def convert(
 
         raise missing(error.name or "torch", needed_by="headway convert") from error
     state, prefix = _unwrap(_find(_load(file), key, file))
-    save_state(state, target)
+    try:
+        save_state(state, target)
+    except WeightsError as error:  # it names what was to be written, but the mistake lies in what was read
+        raise WeightsError(error.message, where=str(file), remedy=error.remedy) from error
     size_mb = target.stat().st_size / 1e6
     if prefix:
         err().print(f"left out {prefix!r}, which stood before every name", markup=False)

@@ -6,6 +6,7 @@ what makes it count. Fine-tuning keeps its own checkpoints, so an interruption i
 
 import json
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class _Run:
                 }
             )
             title = f"prune {self.done + 1}/{self.rounds}"
-            folder = context.folder / "finetune"
+            folder = self._finetune_folder(self.done + 1)
             loss = fit(self.model, context.task, settings, folder=folder, progress=context.progress, title=title).loss
         recalibrate(self.model, context.task, context.train.seed + self.done, context.train.batch_size)
         self.history.append({"share": _parameters(self.model) / self.before, "loss": loss})
@@ -154,6 +155,7 @@ class _Run:
         }
         write_atomic(folder / "round.json", json.dumps(record))
         (folder / f"round-{self.done - 1}.safetensors").unlink(missing_ok=True)
+        shutil.rmtree(self._finetune_folder(self.done), ignore_errors=True)
 
     def record(self) -> JsonRecord:
         """What replays the pruning, and what it came to."""
@@ -177,6 +179,10 @@ class _Run:
         return importance.taylor(
             self.model, found, self.context.task, self.context.train.seed + self.done, self.context.progress, title
         )
+
+    def _finetune_folder(self, number: int) -> Path:
+        """Where the fine-tuning of round `number`, counted from 1, keeps its checkpoints."""
+        return self.context.folder / f"finetune-{number}"
 
     def _layers(self) -> list[dict[str, Any]]:
         return [{"name": place.name, "side": place.side, "kept": kept} for place, kept in self.kept.items()]

@@ -206,7 +206,7 @@ class _Run:
     def _loss(self, inputs: Inputs, targets: Array) -> torch.Tensor:
         tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
         if self.task.augment is not None:
-            tensors = _users("augment", self.task.augment, tensors)
+            tensors = _augmented(self.task.augment, tensors)
         device = self.precision.device
         tensors = {name: self._place(value) for name, value in tensors.items()}
         wanted = torch.from_numpy(targets).to(device)
@@ -288,6 +288,19 @@ def _lay_out(model: torch.nn.Module, layout: torch.memory_format) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=layout)
+
+
+def _augmented(augment: Callable[..., Any], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs as the user's `augment` changes them."""
+    found = _users("augment", augment, inputs)
+    code = getattr(augment, "__code__", None)
+    where = f"{code.co_filename}:{code.co_firstlineno}" if code else None
+    if not isinstance(found, dict):
+        raise TaskError(f"augment must return a dict of tensors; got {type(found).__name__}", where=where)
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):
+            raise TaskError(f"augment must return tensors; {name!r} is {type(value).__name__}", where=where)
+    return found
 
 
 def _users(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
