@@ -281,3 +281,16 @@ def test_the_command_prints_one_document_and_ends_with_the_gates_code(project: P
     assert wrong.returncode == 2
     assert "did you mean 'epochs'" in json.loads(wrong.stdout)["error"]
     assert "did you mean 'epochs'" in wrong.stderr
+
+
+def test_under_json_stdout_is_one_document_whatever_happens(project: Path) -> None:
+    task = (project / "tiny.py").read_text()
+    shout = "    import os\n    print('from python')\n    os.write(1, b'from below')\n    data = load_digits()"
+    (project / "tiny.py").write_text(task.replace("    data = load_digits()", shout))
+    shipped = command(project, "--json")
+    assert json.loads(shipped.stdout)["verdict"] == "shipped"
+    assert "from python" in shipped.stderr
+    assert "from below" in shipped.stderr
+    usage = command(project, "--json", "--no-such-option")
+    assert usage.returncode == 2
+    assert "no-such-option" in json.loads(usage.stdout)["error"]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headway.cli import bundle, convert, inspect, pack, registry, serve, ship
-from headway.cli.render import emit, err, plain
+from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -45,18 +45,32 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 bug, 2 usage, 3 refused by a gate, 4 environment, 130 interrupted."""
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, _terminate)
+    if "--json" in sys.argv:
+        document.keep()
     try:
         app(standalone_mode=True)
     except HeadwayError as error:
         err().print(f"[bold red]error[/bold red] {_escape(str(error))}", soft_wrap=True)
-        if "--json" in sys.argv:
-            emit({"error": error.message, "where": error.where, "remedy": error.remedy})
+        _fail({"error": error.message, "where": error.where, "remedy": error.remedy})
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as left:
         code = INTERRUPTED if isinstance(left, KeyboardInterrupt) else left.code  # typer turns the one into the other
         if code == INTERRUPTED:
             err().print("interrupted; what was saved is intact, and the same command resumes")
+            _fail({"error": "interrupted"})
+        elif code:
+            told = getattr(left.__context__, "format_message", None)  # of typer's own finding, which it has printed
+            _fail({"error": told() if told else "wrong usage"})
         sys.exit(code)
+    except Exception as error:
+        _fail({"error": f"a bug in Headway: {type(error).__name__}: {error}"})
+        raise
+
+
+def _fail(content: dict[str, str | None]) -> None:
+    """Under `--json` a failure is a document too, unless the command has printed its own."""
+    if document.stream is not None and not document.printed:
+        emit(content)
 
 
 def _terminate(signum: int, frame: object) -> None:

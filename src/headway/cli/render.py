@@ -1,11 +1,12 @@
 """What commands print: one JSON document on stdout where asked, everything for people on stderr or as a table."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -34,11 +35,33 @@ def out() -> "Console":
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def emit(document: Any) -> None:
+class _Document:
+    """Where the one JSON document of a `--json` command goes, and whether it went.
+
+    `keep` sends everything else that is written to stdout to stderr: what a user's task prints, and what child
+    processes and C code write, which know nothing of Python's `sys.stdout`.
+    """
+
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None
+        self.printed = False
+
+    def keep(self) -> None:
+        sys.stdout.flush()
+        self.stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+
+
+document = _Document()
+
+
+def emit(content: Any) -> None:
     """Print the one JSON document of a `--json` command: for a reader on many lines, for a program on one."""
-    indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(document, indent=indent, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    stream = document.stream or sys.stdout
+    indent = 2 if stream.isatty() else None
+    stream.write(json.dumps(content, indent=indent, allow_nan=False) + "\n")
+    stream.flush()
+    document.printed = True
 
 
 def plain(text: object) -> str:

@@ -20,7 +20,7 @@ from headway.registry.registry import Registry
 from headway.runtimes.runtime import Runtime, Session
 from headway.shipping import gate
 from headway.shipping.build import Builder, Built, identify, require_whole
-from headway.shipping.evaluate import EAGER, FILE, Evaluation, Original, Subject, evaluate, golden, specs
+from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
 from headway.shipping.lineage import lineage
 from headway.shipping.plan import plans
 from headway.shipping.recipe import Recipe
@@ -158,6 +158,7 @@ class _Road:
             "threads": target.threads,
             "seconds": target.seconds,
             "confidence": confidence,
+            "method": METHOD,
             "machine": machine.here().model_dump(mode="json"),
         }
 
