@@ -18,7 +18,7 @@ class TrainConfig(Config):
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of weights, shuffling and augmentation.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="`sgd` has Nesterov momentum 0.9.")
-    lr: float = Field(3e-3, gt=0, le=100, description="Highest learning rate.")
+    lr: float = Field(3e-3, gt=0, le=1e6, description="Highest learning rate.")
     weight_decay: float = Field(0.01, ge=0, description="Of weights with two or more dimensions.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="After the warm-up.")
