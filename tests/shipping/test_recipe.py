@@ -49,7 +49,7 @@ def test_variants_are_the_combinations_of_steps(tmp_path: Path) -> None:
         (GOOD + "train: {threads: 100000}\n", 6, "less than or equal to 1024"),
         (GOOD + "train: {seed: 4294967296}\n", 6, "less than or equal to 4294967295"),
         (GOOD + "train: {batch_size: 1000000000}\n", 6, "less than or equal to 1048576"),
-        (GOOD + "train: {lr: 101}\n", 6, "less than or equal to 100"),
+        (GOOD + "train: {lr: 1e7}\n", 6, "less than or equal to 1000000"),
         (GOOD + "model: {weights: " + "x" * 300 + "}\n", 6, "no such file"),
         (GOOD + "model: {}\n", 6, "either `weights` or `onnx`"),
         (GOOD + "model: {weights: none.safetensors}\n", 6, "no such file"),
