@@ -138,6 +138,11 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def folder_lock(folder: Path) -> Path:
+    """The lock of an output folder, for `exclusive`: under `home()`, so that nothing is put beside the folder."""
+    return home() / "locks" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.lock"
+
+
 def digest_file(path: Path) -> str:
     """SHA-256 of a file, as 64 hex digits."""
     with path.open("rb") as file:

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from headway.core.errors import FormatError
-from headway.runtimes.onnx_file import read_onnx
+from headway.runtimes.onnx_file import OnnxFile, read_onnx
 
 _HEAD = 64
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
@@ -136,3 +136,20 @@ def _is_onnx(path: Path) -> bool:
     except FormatError:
         return False
     return True
+
+
+def require_whole_onnx(path: Path) -> OnnxFile:
+    """What an ONNX file holds, if it holds everything: a bundle has one file for each variant.
+
+    Raises:
+        FormatError: it keeps weights in other files, or is not an ONNX model.
+    """
+    require_onnx(path)
+    about = read_onnx(path)
+    if about.external:
+        raise FormatError(
+            f"{len(about.external)} tensors lie in other files ({about.external[0]!r} is one); a bundle would lack it",
+            where=str(path),
+            remedy="Save it as one file: onnx.save(onnx.load(FILE), 'whole.onnx', save_as_external_data=False)",
+        )
+    return about

@@ -17,11 +17,10 @@ import numpy as np
 
 from headway.bundles.manifest import StepRecord
 from headway.core import machine, plugins
-from headway.core.errors import FormatError
 from headway.core.files import digest_file, write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
-from headway.runtimes.formats import require_onnx
+from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import read_onnx
 from headway.shipping.plan import Plan
 from headway.shipping.recipe import Recipe, StepChoice
@@ -76,21 +75,6 @@ def identify(recipe: Recipe, task: Task, source_sha256: str) -> Identity:
     )
 
 
-def require_whole(model: Path) -> None:
-    """Refuse an ONNX file that keeps weights in other files: a bundle holds one file for each variant.
-
-    Raises:
-        FormatError: it does, or it is not an ONNX model.
-    """
-    require_onnx(model)
-    if external := read_onnx(model).external:
-        raise FormatError(
-            f"{len(external)} tensors lie in other files ({external[0]!r} is one), which a bundle would lack",
-            where=str(model),
-            remedy="Save it as one file: onnx.save(onnx.load(FILE), 'whole.onnx', save_as_external_data=False)",
-        )
-
-
 class Builder:
     """Builds variants of one recipe.
 
@@ -121,7 +105,7 @@ class Builder:
             file = folder / "model.onnx"
             records.append(self._record(folder, step))
             precision = step.make().precision
-        require_whole(file)
+        require_whole_onnx(file)
         return Built(plan, file, "onnx", precision, tuple(records))
 
     def original(self) -> "torch.nn.Module":

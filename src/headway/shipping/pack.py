@@ -1,6 +1,5 @@
 """`headway pack`: seals a ready ONNX file as it stands. Nothing is compared, and the bundle says so."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -17,10 +16,10 @@ from headway.bundles.manifest import Contract, Lineage, Name, Variant, Version
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
 from headway.core.errors import DataError, FormatError, HeadwayError, UsageError
-from headway.core.files import digest_file, exclusive, home
+from headway.core.files import digest_file, exclusive, folder_lock
 from headway.core.tensors import TensorSpec
-from headway.runtimes.formats import require_onnx
-from headway.runtimes.onnx_file import OnnxFile, read_onnx
+from headway.runtimes.formats import require_whole_onnx
+from headway.runtimes.onnx_file import OnnxFile
 from headway.runtimes.runtime import Runtime, Session
 from headway.shipping.golden_inputs import SIZES, Inputs, given_inputs, random_inputs, tolerances
 
@@ -68,9 +67,8 @@ def pack(
             raise UsageError(f"{value!r} will not do: {error.errors()[0]['msg']}", where=what) from error
     folder = Path(out or name).absolute()
     check_target(folder)
-    about = _inspected(model)
-    lock = home() / "locks" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.lock"
-    with exclusive(lock, str(folder)):
+    about = require_whole_onnx(model)
+    with exclusive(folder_lock(folder), str(folder)):
         runtime: Runtime = plugins.load("headway.runtimes", RUNTIME)()
         session = runtime.load(model, threads=1)
         try:
@@ -102,18 +100,6 @@ def pack(
         report = _report(draft, about, model, samples, random_inputs=inputs is None)
         bundle = seal(folder, draft, models={_ID: model}, golden=samples, report=report)
     return Packed(bundle, random_inputs=inputs is None)
-
-
-def _inspected(model: Path) -> OnnxFile:
-    require_onnx(model)
-    about = read_onnx(model)
-    if about.external:
-        raise FormatError(
-            f"{len(about.external)} tensors lie in other files ({about.external[0]!r} is one); that is not packed yet",
-            where=str(model),
-            remedy="Save it as one file: onnx.save(onnx.load(FILE), 'whole.onnx', save_as_external_data=False)",
-        )
-    return about
 
 
 def _samples(session: Session, given: Path | None, where: str) -> list[Sample]:

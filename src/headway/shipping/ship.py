@@ -1,6 +1,5 @@
 """`headway ship`: from a recipe to a sealed, signed, registered bundle, or to an honest refusal."""
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,13 +12,14 @@ from headway.bundles.manifest import Scorecard, Variant
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
 from headway.core.errors import MissingDependencyError, TaskError
-from headway.core.files import atomic_folder, digest_file, exclusive, home, write_atomic
+from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, home, write_atomic
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
+from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.runtime import Runtime, Session
 from headway.shipping import gate
-from headway.shipping.build import Builder, Built, identify, require_whole
+from headway.shipping.build import Builder, Built, identify
 from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
 from headway.shipping.lineage import lineage
 from headway.shipping.plan import plans
@@ -59,8 +59,7 @@ def ship(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, overrides)
     folder = Path(out or recipe.config.name).resolve()
     check_target(folder)
-    lock = home() / "locks" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.lock"
-    with exclusive(lock, str(folder)):
+    with exclusive(folder_lock(folder), str(folder)):
         return _Road(recipe, folder, fresh=fresh, register=register, progress=progress).travel()
 
 
@@ -73,7 +72,7 @@ class _Road:
 
         self.recipe, self.out, self.register, self.progress = recipe, out, register, progress
         if recipe.onnx is not None:
-            require_whole(recipe.onnx)
+            require_whole_onnx(recipe.onnx)
         asked = recipe.config.task
         self.task = load_task(asked.use, asked.args, recipe.base)
         check(self.task, progress)
@@ -223,10 +222,10 @@ def prove(bundle: Bundle) -> None:
     """
     bundle.verify()
     manifest = bundle.manifest
-    chosen = next(variant for variant in manifest.variants if variant.id == manifest.chosen)
+    chosen = manifest.variant()
     runtime: Runtime = plugins.load("headway.runtimes", chosen.runtime)()
     device = (manifest.contract.devices or ("cpu",))[0]
-    session = runtime.load(bundle.path / chosen.file, device=device, threads=manifest.contract.threads)
+    session = runtime.load(bundle.model_file(chosen), device=device, threads=manifest.contract.threads)
     try:
         replay(bundle, chosen, session)
     finally:
