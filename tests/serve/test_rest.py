@@ -152,9 +152,10 @@ def test_classes_of_tensors_with_and_without_rows_and_labels() -> None:
 
 
 def test_the_openapi_document_declares_every_route_and_no_other(sealed: Seal) -> None:
-    document = openapi.document()
+    routes = Rest(DataPlane(Metrics()), ServeConfig()).routes
+    document = openapi.document(routes)
     declared = {(verb.upper(), path) for path, verbs in document["paths"].items() for verb in verbs}
-    assert declared == Rest(DataPlane(Metrics()), ServeConfig()).routes()
+    assert declared == {(route.method, route.path) for route in routes}
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
         assert name in document["components"]["schemas"]
     with serving(sealed("linear")) as server:
@@ -163,3 +164,9 @@ def test_the_openapi_document_declares_every_route_and_no_other(sealed: Seal) ->
             place = path.format(model="linear", version="1")
             body = json.dumps(FITTING).encode() if path.endswith("/infer") else b""
             assert ask(server, method, place, body)[0] == 200, place
+
+
+def test_a_wrong_method_is_told_which_are_right(sealed: Seal) -> None:
+    with serving(sealed("linear")) as server:
+        status, headers, _ = ask(server, "GET", "/v2/models/linear/infer")
+        assert (status, headers["allow"]) == (405, "POST")

@@ -65,8 +65,10 @@ class ModelMetrics:
         self.queued_rows: Callable[[], int] = int
         self.outcomes: Counter[Outcome] = Counter(dict.fromkeys(_OUTCOMES, 0))
         self.whole = Tally(_SECONDS)
+        self.pre = Tally(_SECONDS)
         self.queue = Tally(_SECONDS)
         self.infer = Tally(_SECONDS)
+        self.post = Tally(_SECONDS)
         self.batch_rows = Tally(_ROWS)
         self.ok_seconds = 0.0
         self.infer_seconds = 0.0
@@ -139,8 +141,10 @@ class Metrics(Collector):
             queued.add_metric(model, seen.queued_rows())
         yield from (requests, ready, queued)
         yield self._histogram("request_seconds", "From a decoded request to its outputs.", lambda seen: seen.whole)
+        yield self._histogram("preprocess_seconds", "Pre-processing of one request.", lambda seen: seen.pre)
         yield self._histogram("queue_seconds", "From acceptance to the start of the run.", lambda seen: seen.queue)
         yield self._histogram("infer_seconds", "One run of the model, whatever its rows.", lambda seen: seen.infer)
+        yield self._histogram("postprocess_seconds", "Post-processing of one request.", lambda seen: seen.post)
         yield self._histogram("batch_rows", "Rows of one run.", lambda seen: seen.batch_rows)
         responses = CounterMetricFamily("headway_http_responses", "HTTP responses by status.", labels=("status",))
         for status, count in sorted(self._statuses.items()):

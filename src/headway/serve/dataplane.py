@@ -7,6 +7,7 @@ An adapter (`rest.py`) decodes its wire's bytes into an `InferRequest`, finds th
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
@@ -45,6 +46,8 @@ class InferRequest:
         binary: how an output travels that `outputs` does not name.
         id: of the caller's choosing; it comes back.
         timeout_s: the caller's own bound, where it gave one.
+        priority: 1 is the highest; 0 is the server's default.
+        tenant: see `tenant`. Requests of two tenants never share a cached or running answer.
     """
 
     inputs: Mapping[str, Array]
@@ -52,6 +55,13 @@ class InferRequest:
     binary: bool = False
     id: str = ""
     timeout_s: float | None = None
+    priority: int = 0
+    tenant: str = ""
+
+
+def tenant(credentials: str) -> str:
+    """Who asks, as far as a shared answer goes: SHA-256 of the Authorization header, "" where there is none."""
+    return sha256(credentials.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(slots=True)
@@ -115,10 +125,9 @@ class ServedModel:
         outcome: Outcome = "failed"
         try:
             asked = self._asked(request)
-            checked = self._signature.check(request.inputs)
             if request.timeout_s is not None:
                 timeout_s = min(timeout_s, request.timeout_s)
-            outputs = await self._runner.infer(checked, timeout_s)
+            outputs = await self._outputs(request, timeout_s)
             outcome = "ok"
         except HeadwayError as error:
             outcome = _outcome(error)
@@ -135,6 +144,11 @@ class ServedModel:
             for spec, binary, classes in asked
         ]
         return InferResponse(self.name, self.version, request.id, answers)
+
+    async def _outputs(self, request: InferRequest, timeout_s: float) -> dict[str, Array]:
+        """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
+        checked = self._signature.check(request.inputs)
+        return await self._runner.infer(checked, timeout_s)
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""

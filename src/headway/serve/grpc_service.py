@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from headway.core.errors import HeadwayError, RequestError
 from headway.serve import describe, grpc_tensors
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import DataPlane
+from headway.serve.dataplane import DataPlane, tenant
 from headway.serve.errors import (
     DeadlineError,
     FullError,
@@ -126,7 +126,11 @@ class GrpcServer:
         model = self._plane.model(request.model_name, request.model_version or None)
         left = context.time_remaining()
         timeout_s = self._timeout_s if left is None else min(self._timeout_s, left)
-        return grpc_tensors.encode(await model.infer(grpc_tensors.decode(request), timeout_s))
+        asked = grpc_tensors.decode(request)
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                asked.tenant = tenant(value)
+        return grpc_tensors.encode(await model.infer(asked, timeout_s))
 
     async def _server_live(self, _request: Any, _context: Context) -> Any:
         return message("inference.ServerLiveResponse")(live=True)

@@ -1,40 +1,21 @@
-"""The REST API as an OpenAPI 3.1 document. Declared by hand; a test holds it against the routes."""
+"""The REST API as an OpenAPI 3.1 document, made from its routes."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
+
+from headway.serve.routes import Route
 
 Document = dict[str, Any]
 
-_MODEL = "/v2/models/{model}"
-_VERSION = f"{_MODEL}/versions/{{version}}"
-_SERVER = (
-    ("get", "/v2", "Server metadata"),
-    ("get", "/v2/health/live", "Whether the server runs"),
-    ("get", "/v2/health/ready", "Whether every model answers"),
-    ("get", "/v2/models", "Names of the models"),
-    ("get", "/v2/models/stats", "Statistics of every model"),
-    ("post", "/v2/repository/index", "Every version of every model, and its state"),
-    ("get", "/metrics", "Prometheus metrics"),
-    ("get", "/openapi.json", "This document"),
-)
-_OF_A_MODEL = (
-    ("get", "", "Model metadata"),
-    ("get", "/ready", "Whether the model answers"),
-    ("get", "/config", "Model configuration"),
-    ("get", "/stats", "Model statistics"),
-    ("post", "/infer", "Inference"),
-)
 
-
-def document() -> Document:
-    """The document, for `/openapi.json`."""
+def document(routes: Iterable[Route]) -> Document:
+    """The document of these routes, for `/openapi.json`."""
     from headway import __version__
 
     paths: dict[str, Document] = {}
-    for verb, path, summary in _SERVER:
-        paths.setdefault(path, {})[verb] = _operation(summary, path)
-    for start in (_MODEL, _VERSION):
-        for verb, rest, summary in _OF_A_MODEL:
-            paths.setdefault(start + rest, {})[verb] = _operation(summary, start + rest)
+    for route in sorted(routes, key=lambda route: route.path):
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headway: Open Inference Protocol", "version": __version__},
@@ -43,12 +24,12 @@ def document() -> Document:
     }
 
 
-def _operation(summary: str, path: str) -> Document:
-    made: Document = {"summary": summary, "responses": {"200": _content({}), "default": _content(_ref("Error"))}}
+def _operation(route: Route) -> Document:
+    path = route.path
+    made: Document = {"summary": route.summary, "responses": {"200": _content({}), "default": _content(_ref("Error"))}}
     if path == "/metrics":
         made["responses"]["200"] = {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    names = [name for name in ("model", "version") if f"{{{name}}}" in path]
-    if names:
+    if names := re.findall(r"{(\w+)}", path):
         made["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]

@@ -5,8 +5,7 @@ Sources: KServe `open-inference-protocol/specification/protocol/inference_rest.m
 
 import asyncio
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from headway.core.errors import HeadwayError, RequestError
@@ -14,17 +13,13 @@ from headway.observe.metrics import CONTENT_TYPE
 from headway.serve import describe, openapi
 from headway.serve.compression import compress, decompress
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import DataPlane, ServedModel
+from headway.serve.dataplane import DataPlane, ServedModel, tenant
 from headway.serve.errors import FullError, NotFoundError, TooLargeError, UnavailableError, UnsupportedError
 from headway.serve.open_inference import decode, encode, json_object
 from headway.serve.presence import Connection, Presence
 from headway.serve.refusals import failure, refusal
+from headway.serve.routes import Answer, Call, Headers, Route, Routes, WrongMethodError
 
-Headers = list[tuple[str, str]]
-Answer = tuple[int, Headers, bytes]
-
-_MODELS = "/v2/models/"
-_INDEX = "/v2/repository/index"
 _JSON: Headers = [("content-type", "application/json")]
 _BINARY: Headers = [("content-type", "application/octet-stream")]
 _GONE = 499  # as nginx counts a caller that left; nobody receives it
@@ -43,43 +38,29 @@ class HttpProtocol(Connection, Protocol):
         """Send the answer."""
 
 
-class WrongMethodError(RequestError):
-    """The path exists, but not for this method."""
-
-
 class Rest:
-    """The RSGI application."""
+    """The RSGI application.
+
+    Attributes:
+        routes: everything that is answered.
+    """
 
     def __init__(self, plane: DataPlane, config: ServeConfig) -> None:
         self._plane = plane
         self._config = config
-        self._server = describe.server()
         self._presence = Presence(config.request_timeout_s)
-        self._fixed: dict[str, Callable[[], Answer]] = {
-            "/v2": lambda: _answer(200, self._server),
-            "/v2/health/live": lambda: self._health(200),
-            "/v2/health/ready": lambda: self._health(200 if plane.ready else 503),
-            "/v2/models": lambda: _answer(200, {"models": plane.names}),
-            "/v2/models/stats": lambda: _answer(200, describe.statistics(plane)),
-            "/openapi.json": lambda: _answer(200, openapi.document()),
-            "/metrics": lambda: (200, [("content-type", CONTENT_TYPE)], plane.metrics.render()),
-        }
-
-        self._of_a_model: dict[str, Callable[[str, str | None], Answer]] = {
-            "": lambda name, version: _answer(200, plane.metadata(name, version)),
-            "ready": self._model_ready,
-            "config": lambda name, version: _answer(200, describe.config(plane.model(name, version))),
-            "stats": lambda name, version: _answer(200, describe.statistics(plane, name, version or "")),
-        }
+        self.routes = Routes()
+        self.routes.add(*self._of_the_server(), *self._of_a_model(), *self._of_the_repository())
+        self._openapi = _answer(200, openapi.document(self.routes))
 
     async def __rsgi__(self, scope: Any, protocol: HttpProtocol) -> None:
         """Answer one HTTP request, whatever happens."""
         try:
-            model = self._infer_target(scope)
-            if model is not None or _is_index(scope):
-                answer = await self._post(model, scope, protocol)
+            route, named = self.routes.find(scope.method, scope.path)
+            if route.method == "POST":
+                answer = await self._post(route, named, scope, protocol)
             else:
-                answer = self._get(scope)
+                answer = await route.handler(Call(named, scope.headers))
         except HeadwayError as error:
             answer = _refusal(error)
         except (asyncio.CancelledError, ConnectionError):
@@ -90,43 +71,49 @@ class Rest:
         self._plane.metrics.responded(answer[0])
         protocol.response_bytes(*answer)
 
-    def _infer_target(self, scope: Any) -> ServedModel | None:
-        """The model of `/v2/models/{model}[/versions/{version}]/infer`; None for another path."""
-        path: str = scope.path
-        if not (path.startswith(_MODELS) and path.endswith("/infer")):
-            return None
-        name, version, rest = _split(path)
-        if rest != ["infer"]:
-            return None
-        _require(scope, "POST")
-        return self._plane.model(name, version)
+    def _of_the_server(self) -> list[Route]:
+        plane = self._plane
 
-    def _get(self, scope: Any) -> Answer:
-        path: str = scope.path.removesuffix("/")
-        make = self._fixed.get(path)
-        if make is None and path.startswith(_MODELS):
-            name, version, rest = _split(path)
-            of_a_model = self._of_a_model.get("/".join(rest))
-            if of_a_model is not None:
-                make = partial(of_a_model, name, version)
-        if make is None:
-            raise NotFoundError(f"no such path: {path[:200]}")
-        _require(scope, "GET")
-        return make()
+        async def metrics(_call: Call) -> Answer:
+            return 200, [("content-type", CONTENT_TYPE)], plane.metrics.render()
 
-    def routes(self) -> set[tuple[str, str]]:
-        """Method and path of everything that is answered."""
-        model = [("GET", f"/{rest}" if rest else "") for rest in self._of_a_model] + [("POST", "/infer")]
-        starts = (f"{_MODELS}{{model}}", f"{_MODELS}{{model}}/versions/{{version}}")
-        return {
-            ("POST", _INDEX),
-            *(("GET", path) for path in self._fixed),
-            *((method, start + rest) for start in starts for method, rest in model),
-        }
+        async def described(_call: Call) -> Answer:
+            return self._openapi
 
-    async def _infer(self, model: ServedModel, body: bytes, headers: Any) -> Answer:
+        server = describe.server()
+        return [
+            Route("GET", "/v2", "Server metadata", _telling(lambda: server)),
+            Route("GET", "/v2/health/live", "Whether the server runs", self._live),
+            Route("GET", "/v2/health/ready", "Whether every model answers", self._ready),
+            Route("GET", "/v2/models", "Names of the models", _telling(lambda: {"models": plane.names})),
+            Route("GET", "/v2/models/stats", "Statistics of every model", _telling(lambda: describe.statistics(plane))),
+            Route("GET", "/metrics", "Prometheus metrics", metrics),
+            Route("GET", "/openapi.json", "This document", described),
+        ]
+
+    def _of_a_model(self) -> list[Route]:
+        routes: list[Route] = []
+        for start in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                Route("GET", start, "Model metadata", self._metadata),
+                Route("GET", f"{start}/ready", "Whether the model answers", self._model_ready),
+                Route("GET", f"{start}/config", "Model configuration", self._model_config),
+                Route("GET", f"{start}/stats", "Model statistics", self._model_stats),
+                Route("POST", f"{start}/infer", "Inference", self._infer),
+            ]
+        return routes
+
+    def _of_the_repository(self) -> list[Route]:
+        return [Route("POST", "/v2/repository/index", "Every version of every model, and its state", self._index)]
+
+    # Handlers
+
+    async def _infer(self, call: Call) -> Answer:
+        model, headers = self._model(call), call.headers
         header = headers.get("inference-header-content-length")
-        request = decode(body, header, model.inputs, max_json_bytes=self._config.max_json_bytes)
+        request = decode(call.body, header, model.inputs, max_json_bytes=self._config.max_json_bytes)
+        if (credentials := headers.get("authorization")) is not None:
+            request.tenant = tenant(credentials)
         content, length = encode(await model.infer(request, self._config.request_timeout_s))
         told = _JSON if length is None else [*_BINARY, ("inference-header-content-length", str(length))]
         if (accepted := headers.get("accept-encoding")) is not None:
@@ -135,14 +122,41 @@ class Rest:
                 told = [*told, ("content-encoding", encoding), ("vary", "accept-encoding")]
         return 200, told, content
 
-    async def _index(self, body: bytes) -> Answer:
-        asked = json_object(body, self._config.max_json_bytes) if body.strip() else {}
+    async def _metadata(self, call: Call) -> Answer:
+        return _answer(200, self._plane.metadata(call.named["model"], call.named.get("version")))
+
+    async def _model_config(self, call: Call) -> Answer:
+        return _answer(200, describe.config(self._model(call)))
+
+    async def _model_stats(self, call: Call) -> Answer:
+        return _answer(200, describe.statistics(self._plane, call.named["model"], call.named.get("version", "")))
+
+    async def _model_ready(self, call: Call) -> Answer:
+        ready = self._model(call).ready and not self._plane.draining
+        return _answer(200 if ready else 503, {"name": call.named["model"], "ready": ready})
+
+    async def _live(self, _call: Call) -> Answer:
+        return self._health(200)
+
+    async def _ready(self, _call: Call) -> Answer:
+        return self._health(200 if self._plane.ready else 503)
+
+    async def _index(self, call: Call) -> Answer:
+        asked = json_object(call.body, self._config.max_json_bytes) if call.body.strip() else {}
         if not isinstance(ready := asked.get("ready", False), bool):
             raise RequestError("must be true or false", where="ready")
         return _answer(200, describe.index(self._plane, ready=ready))
 
-    async def _post(self, model: ServedModel | None, scope: Any, protocol: HttpProtocol) -> Answer:
-        """Answer a request that has a body: inference where there is a model, else the repository index."""
+    def _model(self, call: Call) -> ServedModel:
+        return self._plane.model(call.named["model"], call.named.get("version"))
+
+    def _health(self, status: int) -> Answer:
+        return _answer(status, {"live": True, "ready": self._plane.ready})
+
+    # Bodies
+
+    async def _post(self, route: Route, named: dict[str, str], scope: Any, protocol: HttpProtocol) -> Answer:
+        """Answer a request that has a body."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (granian runs every request in a task)
         visit = self._presence.begin(task, protocol)
@@ -151,7 +165,7 @@ class Rest:
             visit.body_read = True
             if (encoding := scope.headers.get("content-encoding")) is not None:
                 body = await decompress(body, encoding, self._config.max_body_bytes)
-            return await (self._index(body) if model is None else self._infer(model, body, scope.headers))
+            return await route.handler(Call(named, scope.headers, body))
         except asyncio.CancelledError:
             if visit.late:
                 raise RequestError("the body did not come in time") from None
@@ -182,13 +196,6 @@ class Rest:
         except RuntimeError:  # RSGI's "transport is closed"
             raise ConnectionError("the client has gone") from None
 
-    def _model_ready(self, name: str, version: str | None) -> Answer:
-        ready = self._plane.model(name, version).ready and not self._plane.draining
-        return _answer(200 if ready else 503, {"name": name, "ready": ready})
-
-    def _health(self, status: int) -> Answer:
-        return _answer(status, {"live": True, "ready": self._plane.ready})
-
 
 _STATUSES: tuple[tuple[type[HeadwayError], int], ...] = (
     (NotFoundError, 404),
@@ -200,24 +207,13 @@ _STATUSES: tuple[tuple[type[HeadwayError], int], ...] = (
 )
 
 
-def _split(path: str) -> tuple[str, str | None, list[str]]:
-    """Model, version and what follows them, of a path below `/v2/models/`."""
-    name, *rest = path[len(_MODELS) :].split("/")
-    if len(rest) > 1 and rest[0] == "versions":
-        return name, rest[1], rest[2:]
-    return name, None, rest
+def _telling(document: Callable[[], Any]) -> Callable[[Call], Awaitable[Answer]]:
+    """A handler that answers with this document."""
 
+    async def answer(_call: Call) -> Answer:
+        return _answer(200, document())
 
-def _is_index(scope: Any) -> bool:
-    if scope.path.removesuffix("/") != _INDEX:
-        return False
-    _require(scope, "POST")
-    return True
-
-
-def _require(scope: Any, method: str) -> None:
-    if scope.method != method:
-        raise WrongMethodError(f"this path takes {method}, not {scope.method[:20]}")
+    return answer
 
 
 def _answer(status: int, document: Any) -> Answer:
@@ -228,5 +224,7 @@ def _refusal(error: HeadwayError) -> Answer:
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             headers = [*_JSON, ("retry-after", "1")] if isinstance(error, FullError) else _JSON
+            if isinstance(error, WrongMethodError):
+                headers = [*_JSON, ("allow", error.allowed)]
             return status, headers, json.dumps({"error": refusal(error)}).encode()
     return _answer(500, {"error": failure(error)})
