@@ -31,7 +31,9 @@ def test_importing_headway_costs_nothing() -> None:
     assert not [name for name in new if name.split(".")[0] in {"numpy", "torch", "pydantic", "onnxruntime", "typer"}]
 
 
-@pytest.mark.parametrize("room", ["serve", "registry", "bundles", "runtimes", "measure", "observe", "core"])
+@pytest.mark.parametrize(
+    "room", ["serve", "registry", "bundles", "processing", "runtimes", "measure", "observe", "core"]
+)
 def test_the_serving_half_imports_no_torch(room: str) -> None:
     files = (ROOT / "src" / "headway" / room).glob("*.py")
     modules = [f"headway.{room}.{f.stem}" for f in files if f.stem not in ("__init__", "torch_eager")]

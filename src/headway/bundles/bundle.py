@@ -15,6 +15,7 @@ from headway.bundles.cache import cache_folder, cached
 from headway.bundles.golden import Sample, read_sample
 from headway.bundles.manifest import SCHEMA_VERSION, Manifest, Variant
 from headway.bundles.paths import check_path, contents
+from headway.bundles.processing import golden_path
 from headway.bundles.signing import SIGNATURE, check_signature, check_trust
 from headway.core.errors import BundleError, FormatError, TamperedError
 from headway.core.files import digest_file, is_file, is_folder
@@ -193,7 +194,10 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         raise BundleError("two variants have the same id", where=where)
     if manifest.chosen not in ids:
         raise BundleError(f"the chosen variant {manifest.chosen!r} is not among the variants", where=where)
-    for name in (*(variant.file for variant in manifest.variants), *manifest.golden):
+    needed = [*(variant.file for variant in manifest.variants), *manifest.golden]
+    if manifest.processing is not None:
+        needed += [*manifest.processing.files().values(), *map(golden_path, manifest.processing.inputs)]
+    for name in needed:
         if check_path(name, where) not in manifest.files:
             raise BundleError(f"{name!r} is not listed among the files", where=where)
     for variant in manifest.variants:

@@ -68,7 +68,7 @@ def errors(samples: Iterable[Sample], session: Runs) -> dict[str, float]:
         for name, expected in sample.outputs.items():
             if name not in got:
                 raise BundleError(f"the model has no output {name!r}; it has {', '.join(sorted(got))}")
-            largest[name] = max(largest.get(name, 0.0), _difference(name, expected, got[name]))
+            largest[name] = max(largest.get(name, 0.0), difference(name, expected, got[name]))
     return largest
 
 
@@ -112,7 +112,12 @@ def check_samples(samples: Sequence[Sample], inputs: Sequence[str], outputs: Seq
             )
 
 
-def _difference(name: str, expected: Array, got: Array) -> float:
+def difference(name: str, expected: Array, got: Array) -> float:
+    """Largest absolute difference between two arrays; text and truth values differ by 0 or infinity.
+
+    Raises:
+        BundleError: they have other shapes, or `got` holds NaN.
+    """
     if got.shape != expected.shape:
         raise BundleError(f"output {name!r} has shape {got.shape}, where {expected.shape} was sealed")
     if expected.dtype.kind in "OSUb" or got.dtype.kind in "OSUb":

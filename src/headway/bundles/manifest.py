@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from headway.core.machine import Machine
 from headway.core.tensors import TensorSpec
+from headway.processing.declaration import Processing
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -170,6 +171,9 @@ class Manifest(Record):
     """The whole of `manifest.json`.
 
     Attributes:
+        inputs: of the model.
+        outputs: of the model.
+        processing: what is done between a client and the model, and what clients then send and get; None for nothing.
         chosen: id of the variant that serves unless the server finds a better one on its machine.
         golden: files of golden samples, relative to the bundle.
         files: every other file in the bundle, but for the manifest and the signature.
@@ -183,6 +187,7 @@ class Manifest(Record):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...] = ()
+    processing: Processing | None = None
     variants: tuple[Variant, ...] = Field(min_length=1)
     chosen: Name
     golden: tuple[str, ...] = Field(min_length=1)

@@ -12,10 +12,12 @@ from headway.bundles.bundle import MANIFEST, REPORT, Bundle
 from headway.bundles.golden import Sample, check_samples, write_sample
 from headway.bundles.manifest import Contract, FileRecord, Lineage, Manifest, Variant
 from headway.bundles.paths import check_path, contents
+from headway.bundles.processing import Prepared, golden_path, write_raw
 from headway.bundles.signing import public_key, sign, signing_key
 from headway.core.errors import BundleError
 from headway.core.files import atomic_folder, digest_file
 from headway.core.tensors import TensorSpec
+from headway.processing.declaration import Processing
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,15 @@ class Draft:
     lineage: Lineage = field(default_factory=Lineage)
 
 
-def seal(out: Path, draft: Draft, *, models: Mapping[str, Path], golden: Sequence[Sample], report: str) -> Bundle:
+def seal(
+    out: Path,
+    draft: Draft,
+    *,
+    models: Mapping[str, Path],
+    golden: Sequence[Sample],
+    report: str,
+    processing: Prepared | None = None,
+) -> Bundle:
     """Write a bundle to the folder `out`, signed with this machine's key.
 
     Args:
@@ -41,6 +51,7 @@ def seal(out: Path, draft: Draft, *, models: Mapping[str, Path], golden: Sequenc
         models: the model file of each variant, by the variant's id.
         golden: inputs and the original's outputs.
         report: the HTML of `report.html`.
+        processing: what is done between a client and the model.
 
     Raises:
         BundleError: the draft does not fit together, or `out` is something else than a bundle.
@@ -57,7 +68,10 @@ def seal(out: Path, draft: Draft, *, models: Mapping[str, Path], golden: Sequenc
         variants = tuple(_place(fresh, variant, models[variant.id]) for variant in draft.variants)
         samples = tuple(_golden(fresh, number, sample) for number, sample in enumerate(golden))
         (fresh / REPORT).write_text(report, encoding="utf-8")
-        manifest = _manifest(fresh, draft, variants, samples, public_key(key))
+        if processing is not None:
+            _process(fresh, processing)
+        declared = processing.processing if processing is not None else None
+        manifest = _manifest(fresh, draft, variants, samples, declared, public_key(key))
         (fresh / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         sign(fresh, key)
         Bundle.open(fresh)  # what cannot be read again is not worth sealing
@@ -88,8 +102,21 @@ def _golden(fresh: Path, number: int, sample: Sample) -> str:
     return name
 
 
+def _process(fresh: Path, prepared: Prepared) -> None:
+    for name, file in prepared.files.items():
+        (fresh / check_path(name, str(file))).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, fresh / name)
+    for name, sample in prepared.golden.items():
+        write_raw(fresh / golden_path(name), sample)
+
+
 def _manifest(
-    fresh: Path, draft: Draft, variants: tuple[Variant, ...], golden: tuple[str, ...], signer: str
+    fresh: Path,
+    draft: Draft,
+    variants: tuple[Variant, ...],
+    golden: tuple[str, ...],
+    processing: Processing | None,
+    signer: str,
 ) -> Manifest:
     files = {name: FileRecord(sha256=digest_file(fresh / name), size=size) for name, size in contents(fresh).items()}
     try:
@@ -100,6 +127,7 @@ def _manifest(
             inputs=draft.inputs,
             outputs=draft.outputs,
             labels=draft.labels,
+            processing=processing,
             variants=variants,
             chosen=draft.chosen,
             golden=golden,

@@ -22,7 +22,7 @@ Place = tuple[str | int, ...]
 _MAX_VALUES = 10_000  # a recipe is small, and YAML aliases can multiply without bound
 _MAX_DEPTH = 50
 _MAX_INTEGER = 2**63 - 1
-_UNKNOWN, _NO_NUMBER = "unknown_key", "no_number"  # our own findings among pydantic's
+UNKNOWN, _NO_NUMBER = "unknown_key", "no_number"  # our own findings among pydantic's
 
 
 class Config(BaseModel):
@@ -37,7 +37,7 @@ class Config(BaseModel):
             for key, value in data.items():
                 if key not in cls.model_fields:
                     hint = unknown_key(key, set(cls.model_fields))
-                    raise PydanticCustomError(_UNKNOWN, "{hint}", {"key": key, "hint": hint})
+                    raise PydanticCustomError(UNKNOWN, "{hint}", {"key": key, "hint": hint})
                 if isinstance(value, bool) and _only_number(cls.model_fields[key].annotation):
                     hint = f"must be a number, got {str(value).lower()}"  # pydantic would read it as 0 or 1
                     raise PydanticCustomError(_NO_NUMBER, "{hint}", {"key": key, "hint": hint})
@@ -49,11 +49,11 @@ def _only_number(annotation: object) -> bool:
     return bool(kinds & {int, float}) and bool not in kinds
 
 
-def unknown_key(key: object, known: Sequence[str] | set[str]) -> str:
-    """The message for a key nobody knows: the nearest known one, or all of them."""
+def unknown_key(key: object, known: Sequence[str] | set[str], what: str = "key") -> str:
+    """The message for a key (or a `what`) nobody knows: the nearest known one, or all of them."""
     near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-    return f"unknown key {str(key)!r}; {hint}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known {what}s: {', '.join(sorted(known))}"
+    return f"unknown {what} {str(key)!r}; {hint}"
 
 
 @dataclass
@@ -269,9 +269,9 @@ def _mistake(detail: ErrorDetails, source: Source, prefix: Place) -> tuple[str, 
     """(`file:line`, message) of one of pydantic's findings."""
     path: Place = (*prefix, *detail["loc"])
     context = detail.get("ctx") or {}
-    if detail["type"] in (_UNKNOWN, _NO_NUMBER):
+    if detail["type"] in (UNKNOWN, _NO_NUMBER):
         path = (*path, context["key"])
-        at = path[:-1] if detail["type"] == _UNKNOWN else path
+        at = path[:-1] if detail["type"] == UNKNOWN else path
         name, text = ".".join(map(str, at)), context["hint"]
     else:
         name, text = ".".join(map(str, path)), detail["msg"]
