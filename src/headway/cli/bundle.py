@@ -39,10 +39,12 @@ def verify(
 ) -> None:
     """Check every byte and the signer, and replay the golden samples of each variant that can run here."""
     from headway.bundles.bundle import Bundle
+    from headway.bundles.processing import open_processing
     from headway.bundles.signing import fingerprint
 
     bundle = Bundle.open(path)
     bundle.verify(public_key=public_key, trust_any=trust_any)
+    processing = open_processing(bundle)
     replayed = {variant.id: _replayed(bundle, variant) for variant in bundle.manifest.variants}
     signer = fingerprint(bundle.manifest.signer)
     if json:
@@ -57,6 +59,8 @@ def verify(
         )
         return
     out().print(f"{len(bundle.manifest.files)} files are what was sealed, signed by {signer}", soft_wrap=True)
+    if processing is not None:
+        out().print("processing: golden samples match", soft_wrap=True)
     for name, found in replayed.items():
         if found["replayed"]:
             largest = max(found["differences"].values())
@@ -192,6 +196,8 @@ def show(bundle: "Bundle") -> None:
     ]
     facts += [("input", f"{s.name} {s.datatype} {list(s.shape)}") for s in bundle.manifest.inputs]
     facts += [("output", f"{s.name} {s.datatype} {list(s.shape)}") for s in bundle.manifest.outputs]
+    if bundle.manifest.processing is not None:
+        facts += bundle.manifest.processing.lines().items()
     table("", ["", ""], facts)
     table(
         "",

@@ -16,10 +16,16 @@ def pack(
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(help=".npz with an array for each input, by name.", show_default="seeded random numbers"),
+        typer.Option(
+            help=".npz with an array for each input, by name.", show_default="from processing, or random numbers"
+        ),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Text file with each class's name on a line.", show_default=False)
+    ] = None,
+    processing: Annotated[
+        Path | None,
+        typer.Option(help="YAML that declares what is done before and after the model.", show_default=False),
     ] = None,
     version: Annotated[str, typer.Option(help="A whole number from 1.")] = "1",
     json: Json = False,
@@ -27,7 +33,7 @@ def pack(
     """Seal a ready ONNX file as it stands, with golden samples. Nothing is measured or compared."""
     from headway.shipping.pack import pack as run
 
-    packed = run(model, name=name, out=folder, version=version, inputs=inputs, labels=labels)
+    packed = run(model, name=name, out=folder, version=version, inputs=inputs, labels=labels, processing=processing)
     bundle = packed.bundle
     if packed.random_inputs:
         err().print("golden inputs are random numbers; give real ones with --inputs SAMPLES.npz", soft_wrap=True)

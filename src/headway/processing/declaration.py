@@ -130,6 +130,15 @@ class Processing(Config):
         yield from ((("inputs", name), chain) for name, chain in self.inputs.items())
         yield from ((("outputs", name), chain) for name, chain in self.outputs.items())
 
+    def lines(self) -> dict[str, str]:
+        """By input or output, its stages in one line for people."""
+        way = {"inputs": "client sends", "outputs": "client gets"}
+        return {f"{way[str(path[0])]} {path[1]}": " -> ".join(map(str, chain)) for path, chain in self.chains()}
+
+    def packages(self) -> set[str]:
+        """The distributions that its stages need."""
+        return {stage.package for _, chain in self.chains() for stage in chain if stage.package}
+
     def files(self) -> dict[str, str]:
         """By input, the file that its stages need."""
         return {name: s.file for name, chain in self.inputs.items() for s in chain if isinstance(s, Tokenize)}

@@ -37,6 +37,7 @@ class Decode(Stage):
     """
 
     name: ClassVar[str] = "decode"
+    package: ClassVar[str] = "pillow"
     extra: ClassVar[str] = "images"
     mode: Literal["RGB", "GREY"] = Field("RGB", description="Colours, or brightness alone (ITU-R 601-2 luma).")
 

@@ -44,7 +44,8 @@ class Pipeline:
         self.inputs, self.outputs = serve_specs(processing, kit, place)
         self.tolerance = {name: _tolerance(chain) for name, chain in processing.inputs.items()}
         self._before = {name: _opened(chain, kit) for name, chain in processing.inputs.items()}
-        self._ranks = {spec.name: len(spec.shape) for spec in self.inputs}
+        self._model = tuple(kit.inputs)
+        self._specs = {spec.name: spec for spec in self.inputs}
         self._after = {
             name: (chain[0].output, [stage.open(kit) for stage in chain[1:]])  # type: ignore[union-attr]  # a Take
             for name, chain in processing.outputs.items()
@@ -71,6 +72,9 @@ class Pipeline:
         tensors: Tensors = {}
         for name, value in inputs.items():
             run = self._before.get(name)
+            if run is None and name not in self._model:
+                known = f"The inputs are: {', '.join(self._specs)}; or the model's own: {', '.join(self._model)}."
+                raise RequestError(f"no input is called {name[:100]!r}", remedy=known)
             made = {name: value} if run is None else self._processed(name, value, run, abandoned)
             if twice := set(made) & set(tensors):
                 raise RequestError(f"the model's input {min(twice)!r} is given twice")
@@ -89,9 +93,10 @@ class Pipeline:
         return found
 
     def _processed(self, name: str, value: Array, run: "_Run", abandoned: Abandoned) -> Tensors:
-        where = f"input {name!r}"
-        if value.dtype.kind not in "OSU" or value.ndim != 1 or not value.size:
-            raise RequestError(f"must be BYTES of shape [rows], not {value.dtype} {list(value.shape)}", where=where)
+        where, spec = f"input {name!r}", self._specs[name]
+        if value.dtype.kind not in "OSU" or not spec.admits(value.shape) or not value.size:
+            found = f"{value.dtype} {list(value.shape)}"
+            raise RequestError(f"must be BYTES of shape {list(spec.shape)}, not {found}", where=where)
         try:
             return run(value.tolist(), abandoned)
         except RequestError as error:

@@ -86,10 +86,12 @@ class Stage(Config):
 
     Attributes:
         name: of the stage, as a declaration spells it.
-        extra: the extra of `pip install 'headway[...]'` that it needs; "" for none.
+        package: the distribution that it needs; "" for none.
+        extra: the extra of `pip install 'headway[...]'` that brings it.
     """
 
     name: ClassVar[str]
+    package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
 
     @model_validator(mode="before")
@@ -110,6 +112,11 @@ class Stage(Config):
     @model_serializer(mode="wrap")
     def _wrap(self, settings: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {self.name: settings(self)}
+
+    def __str__(self) -> str:
+        settings = self.model_dump(exclude_defaults=True)[self.name]
+        told = ", ".join(f"{key} {value}" for key, value in settings.items())
+        return f"{self.name} ({told})" if told else self.name
 
     def check(self, given: Flow, kit: Kit) -> Flow:
         """What it gives for what it is given. Raises `ValueError`, whose text says what does not fit."""

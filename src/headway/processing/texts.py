@@ -24,6 +24,7 @@ class Tokenize(Stage):
     """Turn texts into the tensors `input_ids`, `attention_mask` and `token_type_ids`, each [rows, tokens]."""
 
     name: ClassVar[str] = "tokenize"
+    package: ClassVar[str] = "tokenizers"
     extra: ClassVar[str] = "text"
     file: str = Field(description="A `tokenizer.json` of the tokenizers library, in the declaration's folder.")
     max_length: int = Field(512, ge=1, le=1 << 16, description="Tokens of a text; what is longer is cut off.")
@@ -41,13 +42,13 @@ class Tokenize(Stage):
         tokens = self.max_length if self.pad == "max_length" else DYNAMIC
         return Flow("tokens", self.datatype, (*given.shape, tokens))
 
-    def open(self, kit: Kit) -> Callable[[Sequence[bytes | str]], dict[str, Array]]:
+    def open(self, kit: Kit) -> Callable[[Sequence[object]], dict[str, Array]]:
         """Texts to tensors by name. Raises `RequestError`, whose `where` is the row."""
         tokenizer = self._tokenizer(kit)
         most = kit.limits.max_text_bytes
         dtype = np.int64 if self.datatype == "INT64" else np.int32
 
-        def tokenize(rows: Sequence[bytes | str]) -> dict[str, Array]:
+        def tokenize(rows: Sequence[object]) -> dict[str, Array]:
             texts = [_text(row, number, most) for number, row in enumerate(rows)]
             found = tokenizer.encode_batch_fast(texts)  # unlike `encode`, it lets other threads run
             columns = zip(*((one.ids, one.attention_mask, one.type_ids) for one in found), strict=True)
@@ -97,11 +98,14 @@ class Tokenize(Stage):
         )
 
 
-def _text(row: bytes | str, number: int, most: int) -> str:
-    size = len(row) if isinstance(row, bytes) else len(row.encode("utf-8", "surrogatepass"))
-    if size > most:
-        raise RequestError(f"a text of {size:,} bytes; at most {most:,} are taken", where=f"row {number}")
+def _text(row: object, number: int, most: int) -> str:
+    where = f"row {number}"
     try:
-        return row.decode() if isinstance(row, bytes) else row.encode().decode()
+        data = row.encode() if isinstance(row, str) else row
+        if not isinstance(data, bytes):
+            raise RequestError(f"must be text, not {type(row).__name__}", where=where)
+        if len(data) > most:
+            raise RequestError(f"a text of {len(data):,} bytes; at most {most:,} are taken", where=where)
+        return data.decode()
     except UnicodeError:
-        raise RequestError("the text is not UTF-8", where=f"row {number}") from None
+        raise RequestError("the text is not UTF-8", where=where) from None

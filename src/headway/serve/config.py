@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from headway.core.config import Config
+from headway.processing.stage import Limits
 
 CHOOSE_SECONDS = 1.0
 
@@ -44,6 +45,16 @@ class ServeConfig(Config):
     queue_rows: int = Field(
         1024, ge=1, description="Rows that may wait, past it requests are refused with 503; and rows of one request."
     )
+    processing_threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of a model's processing (pictures, texts), beside its runs. Without it, the usable cores.",
+    )
+    max_pixels: int = Field(
+        Limits.max_pixels, ge=1, le=178_000_000, description="Pixels of a picture that processing takes."
+    )
+    max_text_bytes: int = Field(Limits.max_text_bytes, ge=1, description="Bytes of a text that processing takes.")
     request_timeout_s: float = Field(
         30, gt=0, le=86400, description="Seconds to read a request, and again to answer it."
     )

@@ -20,6 +20,7 @@ from headway.serve.errors import DeadlineError, FullError, NotFoundError, Unavai
 from headway.serve.loading import Loaded
 from headway.serve.runner import Runner
 from headway.serve.signature import Signature
+from headway.serve.stages import Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +79,38 @@ class ServedModel:
     """One version of a model that takes requests. Made in the event loop it answers in.
 
     Attributes:
-        inputs: what a request must bring.
-        outputs: what an answer can hold.
+        inputs: what a request brings; where processing is declared, it may bring the model's own instead.
+        outputs: what an answer holds; where processing is declared, the model's own can be asked for too.
         choice: which variant answers, with how many threads, and why.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics, *, processing_threads: int = 1
+    ) -> None:
         manifest = loaded.bundle.manifest
         self.name, self.version = manifest.name, manifest.version
-        self.inputs, self.outputs = manifest.inputs, manifest.outputs
+        served = loaded.processing or manifest
+        self.inputs, self.outputs = served.inputs, served.outputs
         self.variant = loaded.variant
         self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
         self.choice = loaded.choice
         self.limits, self.metrics = limits, metrics
         self._labels = manifest.labels
-        self._specs = {spec.name: spec for spec in self.outputs}
+        self._specs = {spec.name: spec for spec in (*manifest.outputs, *self.outputs)}
         # Only where every tensor has a row a request can the rows of several be told apart again.
-        shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
+        shares_runs = all(spec.batched for spec in (*manifest.inputs, *manifest.outputs))
         self.max_batch_rows = limits.max_rows if shares_runs else 0
-        self._signature = Signature(self.inputs, shares_runs=shares_runs)
-        self._runner = Runner(
-            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
-        )
-        metrics.queued_rows = lambda: self._runner.queued_rows
+        self._signature = Signature(manifest.inputs, shares_runs=shares_runs)
+        name = f"{self.name}:{self.version}"
+        self._runner = Runner(loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=name)
+        self._stages: Stages | None = None
+        if loaded.processing is not None:
+            self._stages = Stages(
+                loaded.processing, threads=processing_threads, queue_rows=limits.queue_rows, metrics=metrics, name=name
+            )
+        metrics.queued_rows = lambda: self._runner.queued_rows + (self._stages.rows if self._stages else 0)
         self.ready = metrics.ready = True
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
@@ -120,14 +128,17 @@ class ServedModel:
         }
 
     async def infer(self, request: InferRequest, timeout_s: float) -> InferResponse:
-        """Answer one request and count how it ended. Raises what `Signature.check` and `Runner.infer` raise."""
+        """Answer one request and count how it ended.
+
+        Raises what `Signature.check`, `Runner.infer` and the calls of `Stages` raise.
+        """
         began = perf_counter()
         outcome: Outcome = "failed"
         try:
             asked = self._asked(request)
             if request.timeout_s is not None:
                 timeout_s = min(timeout_s, request.timeout_s)
-            outputs = await self._outputs(request, timeout_s)
+            outputs = await self._outputs(request, [spec.name for spec, _, _ in asked], timeout_s)
             outcome = "ok"
         except HeadwayError as error:
             outcome = _outcome(error)
@@ -145,15 +156,23 @@ class ServedModel:
         ]
         return InferResponse(self.name, self.version, request.id, answers)
 
-    async def _outputs(self, request: InferRequest, timeout_s: float) -> dict[str, Array]:
-        """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
-        checked = self._signature.check(request.inputs)
-        return await self._runner.infer(checked, timeout_s)
+    async def _outputs(self, request: InferRequest, names: Sequence[str], timeout_s: float) -> dict[str, Array]:
+        """The outputs called so: check, (cache), (pre-process), run, (post-process)."""
+        if self._stages is None:
+            return await self._runner.infer(self._signature.check(request.inputs), timeout_s)
+        ends = perf_counter() + timeout_s
+        tensors = await self._stages.before(request.inputs, timeout_s, self._runner.queued_rows)
+        outputs = await self._runner.infer(self._signature.check(tensors), ends - perf_counter())
+        return await self._stages.after(outputs, names, ends - perf_counter())
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""
         self.ready = self.metrics.ready = False
+        if self._stages is not None:
+            drain_s = await self._stages.drain(drain_s)  # what is being prepared goes on to the runner
         await self._runner.close(drain_s)
+        if self._stages is not None:
+            await self._stages.close()
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
         if request.outputs is None:

@@ -79,9 +79,9 @@ def _statistics(model: ServedModel) -> Document:
             "success": _duration(good, seen.ok_seconds),
             "fail": _duration(sum(seen.outcomes.values()) - good, seen.whole.total - seen.ok_seconds),
             "queue": _of(seen.queue),
-            "compute_input": _duration(requests, 0),  # batches are put together within the run, and timed with it
+            "compute_input": _duration(requests, seen.pre.total),  # putting a batch together is timed with its run
             "compute_infer": _duration(requests, seen.infer_seconds),
-            "compute_output": _duration(requests, 0),
+            "compute_output": _duration(requests, seen.post.total),
             "cache_hit": nothing,
             "cache_miss": nothing,
         },

@@ -1,6 +1,7 @@
 """Tensors as JSON: flat or nested lists of numbers, booleans or texts."""
 
 import math
+from binascii import a2b_base64
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,26 @@ def _texts(data: list[Any], where: str) -> Array:
             if isinstance(item, list):
                 waiting.append(iter(item))
                 break
-            if not isinstance(item, str):
-                raise RequestError("BYTES data must be text", where=where)
-            try:
-                flat.append(item.encode())
-            except UnicodeEncodeError:
-                raise RequestError("half a surrogate pair is no text", where=where) from None
+            flat.append(_bytes(item, where))
         else:
             waiting.pop()
     found = np.empty(len(flat), dtype=object)
     found[:] = flat
     return found
+
+
+def _bytes(item: object, where: str) -> bytes:
+    """A text, or what is no text as `{"b64": "..."}`, which is TensorFlow Serving's form."""
+    try:
+        if isinstance(item, str):
+            return item.encode()
+        if isinstance(item, dict) and isinstance(item.get("b64"), str) and len(item) == 1:
+            return a2b_base64(item["b64"], strict_mode=True)
+    except UnicodeEncodeError:
+        raise RequestError("half a surrogate pair is no text", where=where) from None
+    except ValueError as error:  # what is no base64, and what is not even ASCII
+        raise RequestError(f"not base64: {error}", where=where) from None
+    raise RequestError('BYTES data must be text, or {"b64": "..."}', where=where)
 
 
 def _numbers(data: list[Any], kind: DataType, where: str) -> Array:

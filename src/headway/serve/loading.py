@@ -10,8 +10,11 @@ import numpy as np
 from headway.bundles.bundle import Bundle
 from headway.bundles.golden import replay
 from headway.bundles.manifest import Variant
+from headway.bundles.processing import open_processing
 from headway.core import plugins
 from headway.core.errors import BundleError, MissingDependencyError
+from headway.processing.pipeline import Pipeline
+from headway.processing.stage import Limits
 from headway.runtimes.runtime import Runtime, Session
 from headway.serve.choice import Choice
 from headway.serve.choose import choose
@@ -27,12 +30,17 @@ Source = str | Path | Bundle
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session whose golden samples matched, and why it is this one. `session.close()` frees it."""
+    """A session whose golden samples matched, and why it is this one. `session.close()` frees it.
+
+    Attributes:
+        processing: what is done before and after it; None for nothing.
+    """
 
     bundle: Bundle
     variant: Variant
     session: Session
     choice: Choice
+    processing: Pipeline | None = None
 
 
 def find(source: Source) -> Bundle:
@@ -58,6 +66,7 @@ def load_bundle(
     choose_seconds: float = CHOOSE_SECONDS,
     public_key: Path | None = None,
     trust_any: bool = False,
+    limits: Limits = Limits(),  # noqa: B008  (it is immutable)
 ) -> Loaded:
     """Open a bundle, check that it is what was sealed, and load the variant that serves best here.
 
@@ -71,19 +80,21 @@ def load_bundle(
         choose_seconds: to measure in, about; 0 takes the manifest's choice.
         public_key: PEM file of the only signer to accept.
         trust_any: accept any signer, if nothing was changed since.
+        limits: of what processing takes from a client.
 
     Raises:
         BundleError: not a bundle, not trusted, no such variant, or none answers as it did when it was sealed.
         TamperedError: its bytes are not what was sealed.
         FormatError: its runtime cannot read the only model file.
-        MissingDependencyError: the only runtime is not installed.
+        MissingDependencyError: the only runtime, or what processing needs, is not installed.
     """
     given = find(source)
     given.verify(public_key=public_key, trust_any=trust_any)
     bundle = given.private_copy()
     bundle.verify(public_key=public_key, trust_any=trust_any)
+    processing = open_processing(bundle, limits)
     choice, session = choose(bundle, partial(_prove, bundle), variant=variant, threads=threads, seconds=choose_seconds)
-    return Loaded(bundle, bundle.manifest.variant(choice.variant), session, choice)
+    return Loaded(bundle, bundle.manifest.variant(choice.variant), session, choice, processing)
 
 
 def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:

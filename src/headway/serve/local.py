@@ -1,13 +1,14 @@
 """A bundle in this process: `headway.load(bundle)` answers as the server would, without one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 
 from headway.bundles.manifest import Manifest
-from headway.core.errors import HeadwayError
-from headway.core.tensors import Array
+from headway.bundles.processing import as_rows
+from headway.core.errors import HeadwayError, RequestError
+from headway.core.tensors import Array, TensorSpec
 from headway.serve.choice import Choice
 from headway.serve.config import CHOOSE_SECONDS
 from headway.serve.errors import InferenceError
@@ -37,17 +38,37 @@ class LocalModel:
         """Which variant answers, with how many threads, and why."""
         return self._loaded.choice
 
-    def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `predict` takes; where processing is declared, the model's own inputs, as in the manifest, do too."""
+        return (self._loaded.processing or self.manifest).inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `predict` returns."""
+        return (self._loaded.processing or self.manifest).outputs
+
+    def predict(self, inputs: Mapping[str, Array | Sequence[bytes | str]]) -> dict[str, Array]:
         """Outputs by name, each [rows, ...].
 
         Args:
-            inputs: by name, of the datatypes and shapes that `manifest.inputs` states.
+            inputs: by name, of the datatypes and shapes that `inputs` states; pictures and texts may come in a list.
 
         Raises:
-            RequestError: the inputs do not fit.
+            RequestError: the inputs do not fit, or a picture or text cannot be processed.
             InferenceError: the model failed.
         """
-        checked = self._signature.check(inputs)
+        tensors = {name: _tensor(name, value) for name, value in inputs.items()}
+        processing = self._loaded.processing
+        if processing is None:
+            return self._run(tensors)
+        outputs = self._run(processing.before(tensors))
+        return processing.after(outputs, [spec.name for spec in processing.outputs])
+
+    __call__ = predict
+
+    def _run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        checked = self._signature.check(tensors)
         try:
             with self._turn or nullcontext():
                 return self._loaded.session.run(checked.inputs)
@@ -55,8 +76,6 @@ class LocalModel:
             raise
         except Exception as error:
             raise InferenceError(f"the model failed: {error}", where=self.manifest.name) from error
-
-    __call__ = predict
 
     def close(self) -> None:
         """Free the model."""
@@ -67,6 +86,12 @@ class LocalModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _tensor(name: str, value: Array | Sequence[bytes | str]) -> Array:
+    if isinstance(value, bytes | str):
+        raise RequestError("one row alone; give a list of rows", where=f"input {name!r}")
+    return as_rows(value) if isinstance(value, Sequence) else value
 
 
 def load(

@@ -19,9 +19,11 @@ from granian.constants import HTTPModes
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
+from headway.core import machine
 from headway.core.errors import ConfigError
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
+from headway.processing.stage import Limits
 from headway.serve.batcher import BatchLimits
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, ServedModel
@@ -136,6 +138,7 @@ class Server:
                     choose_seconds=config.choose_seconds,
                     public_key=config.public_key,
                     trust_any=config.trust_any,
+                    limits=Limits(config.max_pixels, config.max_text_bytes),
                 )
                 name, version = one.bundle.manifest.name, one.bundle.manifest.version
                 if (name, version) in loaded:
@@ -211,7 +214,9 @@ class Server:
                 parallel_runs=config.parallel_runs if one.session.thread_safe else 1,
             )
             manifest = one.bundle.manifest
-            plane.add(ServedModel(one, limits, plane.metrics.model(manifest.name, manifest.version)))
+            metrics = plane.metrics.model(manifest.name, manifest.version)
+            threads = config.processing_threads or machine.usable_cores()
+            plane.add(ServedModel(one, limits, metrics, processing_threads=threads))
         return plane
 
     def _grpc(self, plane: DataPlane, place: _Place | None) -> "GrpcServer | None":

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from headway.bundles.npz import read_npz
+from headway.bundles.processing import Prepared
 from headway.core.errors import DataError
 from headway.core.tensors import DYNAMIC, Array, TensorSpec
 
@@ -39,6 +40,16 @@ def given_inputs(path: Path, specs: Sequence[TensorSpec]) -> list[Inputs]:
         raise DataError("holds no rows", where=where)
     cuts = [1] if count == 1 else [1, count]
     return [{name: value[:cut] if wanted[name].batched else value for name, value in fitted.items()} for cut in cuts]
+
+
+def processed_inputs(prepared: Prepared, specs: Sequence[TensorSpec]) -> list[Inputs]:
+    """What processing makes of its samples, as for `given_inputs`; nothing where it does not feed every input."""
+    tensors = {name: value for sample in prepared.golden.values() for name, value in sample.tensors.items()}
+    if set(tensors) != {spec.name for spec in specs} or not all(spec.batched for spec in specs):
+        return []
+    count = min(len(value) for value in tensors.values())
+    cuts = [1] if count == 1 else [1, count]
+    return [{spec.name: tensors[spec.name][:cut] for spec in specs} for cut in cuts]
 
 
 def random_inputs(specs: Sequence[TensorSpec], *, size: int, seed: int = 0) -> list[Inputs]:

@@ -1,6 +1,6 @@
 """`headway pack`: seals a ready ONNX file as it stands. Nothing is compared, and the bundle says so."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from importlib.resources import files
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from headway.bundles.bundle import Bundle
 from headway.bundles.golden import Sample, errors
 from headway.bundles.manifest import Contract, Lineage, Name, Variant, Version
+from headway.bundles.processing import Prepared
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
 from headway.core.errors import DataError, FormatError, HeadwayError, UsageError
@@ -21,7 +22,8 @@ from headway.core.tensors import TensorSpec
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import OnnxFile
 from headway.runtimes.runtime import Runtime, Session
-from headway.shipping.golden_inputs import SIZES, Inputs, given_inputs, random_inputs, tolerances
+from headway.shipping.golden_inputs import SIZES, Inputs, given_inputs, processed_inputs, random_inputs, tolerances
+from headway.shipping.processing import Declaration
 
 RUNTIME = "onnxruntime"
 _ID = "original"
@@ -44,6 +46,7 @@ def pack(
     version: str = "1",
     inputs: Path | None = None,
     labels: Path | None = None,
+    processing: Path | None = None,
 ) -> Packed:
     """Seal an ONNX file with golden samples.
 
@@ -52,10 +55,13 @@ def pack(
         name: of the model; it stands in URLs.
         out: the bundle's folder; by default the name, in the current folder.
         version: a whole number from 1.
-        inputs: `.npz` with one array for each input, by name; without it, seeded random ones.
+        inputs: `.npz` with one array for each input, by name; without it, what processing makes of its samples where
+            it feeds every input, else seeded random ones.
         labels: text file with the name of each class on its own line.
+        processing: YAML file that declares what is done between a client and the model.
 
     Raises:
+        ConfigError: the declaration is wrong, or does not fit the model.
         UsageError: the name, the version or the labels do not fit.
         FormatError: the file is not an ONNX model, is damaged, or keeps weights in other files.
         DataError: the inputs do not fit, or the model answers NaN.
@@ -67,13 +73,16 @@ def pack(
             raise UsageError(f"{value!r} will not do: {error.errors()[0]['msg']}", where=what) from error
     folder = Path(out or name).absolute()
     check_target(folder)
+    declaration = Declaration.load(processing) if processing is not None else None
     about = require_whole_onnx(model)
     with exclusive(folder_lock(folder), str(folder)):
         runtime: Runtime = plugins.load("headway.runtimes", RUNTIME)()
         session = runtime.load(model, threads=1)
         try:
-            samples = _samples(session, inputs, str(model))
             specs = session.inputs, session.outputs
+            named = _labels(labels, specs[1]) if labels else ()
+            prepared = declaration.prepare(*specs, named) if declaration is not None else None
+            samples, drawn = _samples(session, inputs, prepared, str(model))
         finally:
             session.close()
         tolerance = _tolerance(runtime, model, samples, specs[0], quantized=about.precision == "int8")
@@ -82,7 +91,7 @@ def pack(
             version=version,
             inputs=specs[0],
             outputs=specs[1],
-            labels=_labels(labels, specs[1]) if labels else (),
+            labels=named,
             variants=(
                 Variant(
                     id=_ID,
@@ -95,24 +104,26 @@ def pack(
             ),
             chosen=_ID,
             contract=Contract(),
-            lineage=_lineage(model),
+            lineage=_lineage(model, prepared.processing.packages() if prepared is not None else ()),
         )
-        report = _report(draft, about, model, samples, random_inputs=inputs is None)
-        bundle = seal(folder, draft, models={_ID: model}, golden=samples, report=report)
-    return Packed(bundle, random_inputs=inputs is None)
+        report = _report(draft, about, model, samples, prepared, random_inputs=drawn)
+        bundle = seal(folder, draft, models={_ID: model}, golden=samples, report=report, processing=prepared)
+    return Packed(bundle, random_inputs=drawn)
 
 
-def _samples(session: Session, given: Path | None, where: str) -> list[Sample]:
-    """Golden samples: the inputs, and what the model answers."""
+def _samples(session: Session, given: Path | None, prepared: Prepared | None, where: str) -> tuple[list[Sample], bool]:
+    """Golden samples: the inputs, and what the model answers; and whether the inputs were drawn at random."""
     if not session.inputs or not session.outputs:
         raise FormatError("the model has no inputs or no outputs", where=where)
     for spec in (*session.inputs, *session.outputs):
         _ = spec.dtype  # raises for what numpy cannot hold
     if given is not None:
-        return _answered(session, given_inputs(given, session.inputs), where)
+        return _answered(session, given_inputs(given, session.inputs), where), False
+    if prepared is not None and (made := processed_inputs(prepared, session.inputs)):
+        return _answered(session, made, where), False
     for size, larger in pairwise((*SIZES, 0)):
         try:
-            return _answered(session, random_inputs(session.inputs, size=size), where)
+            return _answered(session, random_inputs(session.inputs, size=size), where), True
         except HeadwayError as error:
             if not larger or not any(-1 in spec.shape[1:] for spec in session.inputs):
                 raise DataError(
@@ -182,15 +193,23 @@ def _labels(path: Path, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
     return labels
 
 
-def _lineage(model: Path) -> Lineage:
+def _lineage(model: Path, extra: Iterable[str]) -> Lineage:
     return Lineage(
         source_sha256=digest_file(model),
-        packages={name: installed(name) for name in ("headway", "numpy", RUNTIME)},
+        packages={name: installed(name) for name in ("headway", "numpy", RUNTIME, *extra)},
         machine=machine.here(),
     )
 
 
-def _report(draft: Draft, about: OnnxFile, model: Path, samples: Sequence[Sample], *, random_inputs: bool) -> str:
+def _report(
+    draft: Draft,
+    about: OnnxFile,
+    model: Path,
+    samples: Sequence[Sample],
+    prepared: Prepared | None,
+    *,
+    random_inputs: bool,
+) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = files("headway.shipping").joinpath("packed.html.j2").read_text(encoding="utf-8")
@@ -201,6 +220,7 @@ def _report(draft: Draft, about: OnnxFile, model: Path, samples: Sequence[Sample
         model=model.name,
         size_mb=model.stat().st_size / 1e6,
         samples=len(samples),
+        processing=prepared.processing.lines() if prepared is not None else {},
         random_inputs=random_inputs,
         tolerance=draft.variants[0].tolerance,
     )

@@ -12,6 +12,7 @@ from headway.core import plugins
 from headway.core.config import Config, Source, read_yaml, unknown_key, validate
 from headway.core.errors import ConfigError
 from headway.core.files import is_file
+from headway.shipping.processing import Declaration
 from headway.train.config import TrainConfig
 
 
@@ -73,6 +74,9 @@ class RecipeConfig(Config):
         (), max_length=4, description="What is done to the model; every combination in this order becomes a variant."
     )
     target: Target = Field(Target(), description="What a variant must keep.")
+    processing: str | dict[str, Any] | None = Field(
+        None, description="What is done between a client and the model: a YAML file, or the same keys here; see below."
+    )
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,13 @@ class Recipe:
         config: the file's content.
         steps: its steps.
         base: the folder that relative paths start from.
+        processing: what is done between a client and the model.
     """
 
     config: RecipeConfig
     steps: tuple[StepChoice, ...]
     base: Path
+    processing: Declaration | None = None
 
     @classmethod
     def load(cls, path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
@@ -118,7 +124,8 @@ class Recipe:
         config = validate(RecipeConfig, data, source)
         steps = tuple(_step(item, source, i) for i, item in enumerate(config.steps))
         _check_order(config, steps, source)
-        recipe = cls(config, steps, path.resolve().parent)
+        base = path.resolve().parent
+        recipe = cls(config, steps, base, _processing(config.processing, source, base))
         for place, file in (("weights", recipe.weights), ("onnx", recipe.onnx)):
             if file is not None and not is_file(file):
                 raise ConfigError(f"model.{place}: no such file: {file}", where=source.place(("model", place)))
@@ -153,6 +160,14 @@ def _step(item: str | dict[str, Any], source: Source, index: int) -> StepChoice:
         raise ConfigError(f"steps.{index}: {unknown_key(name, set(known))}", where=source.place((*place, name)))
     kind = plugins.load("headway.steps", name)
     return StepChoice(name, kind.stage, validate(kind.Config, values or {}, source, (*place, name)))
+
+
+def _processing(given: str | dict[str, Any] | None, source: Source, base: Path) -> Declaration | None:
+    if isinstance(given, str):
+        if not is_file(base / given):
+            raise ConfigError(f"processing: no such file: {base / given}", where=source.place(("processing",)))
+        return Declaration.load(base / given)
+    return Declaration.of(given, source, base, ("processing",)) if given is not None else None
 
 
 def _check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Source) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from headway.bundles.bundle import Bundle
 from headway.bundles.golden import replay
 from headway.bundles.manifest import Scorecard, Variant
+from headway.bundles.processing import Prepared, open_processing
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
 from headway.core.errors import MissingDependencyError, TaskError
@@ -23,6 +24,7 @@ from headway.shipping.build import Builder, Built, identify
 from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
 from headway.shipping.lineage import lineage
 from headway.shipping.plan import plans
+from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
 from headway.shipping.store import Store
@@ -80,6 +82,7 @@ class _Road:
         self.store = Store(home() / "cache" / "ship", progress, fresh=fresh)
         self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
+        self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
 
     def travel(self) -> ShipResult:
         """Build, measure, judge, and seal or refuse."""
@@ -101,6 +104,20 @@ class _Road:
             bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
         return ShipResult("shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation)
+
+    def _prepared(self, declaration: Declaration) -> Prepared:
+        """The processing, held against the model as it is before any training: its shapes stay."""
+        with ExitStack() as stack:
+            session: Session
+            if self.recipe.onnx is not None:
+                session = plugins.load("headway.runtimes", "onnxruntime")().load(self.recipe.onnx)
+            else:
+                from headway.runtimes.torch_eager import TorchEagerSession
+                from headway.tasks.factory import build_model
+
+                session = TorchEagerSession(build_model(self.task), specs(self.task), self.task.output_names)
+            stack.callback(session.close)
+            return declaration.prepare(session.inputs, session.outputs, self.task.labels)
 
     def _original(self, stack: ExitStack) -> Original:
         threads = self.recipe.config.target.threads
@@ -199,9 +216,12 @@ class _Road:
 
         def build(out: Path, scratch: Path) -> None:
             samples = golden(session, self.task.parts.test)
-            prove(seal(out / "bundle", draft, models=models, golden=samples, report=html))
+            made = seal(out / "bundle", draft, models=models, golden=samples, report=html, processing=self.prepared)
+            prove(made)
 
         asked = {"key": key, "recipe": self.recipe.config.model_dump(mode="json"), "register": self.register}
+        if self.prepared is not None:
+            asked["processing"] = digest(self.prepared)
         sealed = self.store.stage("bundle", asked, build) / "bundle"
         with atomic_folder(self.out) as fresh:
             for file in (path for path in sealed.rglob("*") if path.is_file()):
@@ -213,7 +233,7 @@ class _Road:
 
 
 def prove(bundle: Bundle) -> None:
-    """Verify a bundle and replay its golden samples through the chosen variant, as whoever loads it will.
+    """Verify a bundle and replay its golden samples through its stages and the chosen variant, as loading it will.
 
     Raises:
         TamperedError: a file is not what was sealed.
@@ -221,6 +241,7 @@ def prove(bundle: Bundle) -> None:
         FormatError: the variant's file cannot be loaded from the bundle.
     """
     bundle.verify()
+    open_processing(bundle)
     manifest = bundle.manifest
     chosen = manifest.variant()
     runtime: Runtime = plugins.load("headway.runtimes", chosen.runtime)()
