@@ -179,6 +179,7 @@ processing:
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_declares_it(project: Path) -> None:
     recipe = project / "tiny.yaml"
     recipe.write_text(recipe.read_text() + DIGITS)
