@@ -1,5 +1,6 @@
 """Writes docs/recipe.md from the descriptions that the configuration's own fields carry."""
 
+import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from headway.core import plugins
 from headway.core.config import Config
+from headway.processing.declaration import INPUT_STAGES, OUTPUT_STAGES
+from headway.shipping.processing import Declared
 from headway.shipping.recipe import ModelRef, RecipeConfig, Target, TaskRef
 from headway.train.config import TrainConfig
 
@@ -20,6 +23,11 @@ Made by `make docs` from the configuration itself. A recipe is one YAML file:
 
 An unknown key is an error that names the line and the nearest known key. Any value can be set on the command line, with
 `--set train.epochs=2` or `--set steps.0.prune.keep=0.7`. Relative paths start from the recipe's folder.
+"""
+
+PROCESSING = """
+What follows is also the form of the file that `headway pack --processing` takes. [Processing](processing.md) shows it at
+work.
 """
 
 
@@ -54,7 +62,9 @@ def default(field: Any) -> str:
 
 def section(title: str, model: type[Config]) -> Iterator[str]:
     """One table of keys."""
-    yield f"\n## {title}\n\n{(model.__doc__ or '').strip()}\n\n| key | is | default | means |\n|---|---|---|---|\n"
+    yield f"\n## {title}\n\n{inspect.cleandoc(model.__doc__ or '')}\n"
+    if model.model_fields:
+        yield "\n| key | is | default | means |\n|---|---|---|---|\n"
     for name, field in model.model_fields.items():
         yield f"| `{name}` | {kind(field.annotation)} | {default(field)} | {field.description or ''} |\n"
 
@@ -67,6 +77,9 @@ def reference() -> str:
         parts += section(f"`{title}`", model)
     for name in plugins.names("headway.steps"):
         parts += section(f"Step `{name}`", plugins.load("headway.steps", name).Config)
+    parts += [PROCESSING, *section("`processing`", Declared)]
+    for stage in (*INPUT_STAGES, *OUTPUT_STAGES):
+        parts += section(f"Stage `{stage.name}`", stage)
     return "".join(parts)
 
 
