@@ -26,8 +26,8 @@ An unknown key is an error that names the line and the nearest known key. Any va
 """
 
 PROCESSING = """
-What follows is also the form of the file that `headway pack --processing` takes. [Processing](processing.md) shows it at
-work.
+What follows is also the form of the file that `headway pack --processing` takes; [Processing](processing.md) shows
+it at work.
 """
 
 

@@ -1,4 +1,4 @@
-"""Every code block of the README, and of other pages that show how, is executed, in order, in one folder, as a newcomer would.
+"""Every code block of the README, and of other pages that show how, is executed in order, as a newcomer would.
 
 A block whose first line is `# name.ext` is a file to save. The folder is a clone of this repository. A line that serves
 runs in the background until the last block has been executed.

@@ -125,7 +125,7 @@ def test_other_formats_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"hello", b"GIF89a", "text", 7])
 def test_what_is_no_picture_is_refused(data: Any) -> None:
-    assert refusal(data).startswith(("it is neither", "the picture is damaged"))
+    assert refusal(data).startswith(("it is neither", "the picture is damaged", "must be the bytes of a file"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -144,6 +144,23 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     start = lying.index(b"\xff\xc0")
     lying[start + 5 : start + 9] = struct.pack(">HH", 65500, 65500)
     assert "too many" in refusal(bytes(lying))
+
+
+def test_a_file_of_very_many_parts_is_refused_unread() -> None:
+    header = struct.pack(">IIBBBBB", 4, 4, 8, 0, 0, 0, 0)
+    assert "more than 50,000 parts" in refusal(png(header, zlib.compress(bytes(20)), *[(b"abCd", b"")] * 60_000))
+    data = encoded(photo(), "JPEG", progressive=True)
+    comments = data[:2] + b"\xff\xfe\x00\x02" * 60_000 + data[2:]
+    assert "more than 50,000 parts" in refusal(comments)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert "or 50 scans" in refusal(data[:-2] + last * 60 + data[-2:])
+    assert decoded(data[:-2] + last * 5 + data[-2:]).shape == (60, 80, 3)
+
+
+def test_what_follows_a_jpeg_does_not_count() -> None:
+    """A moving picture lies behind the photographs of many telephones."""
+    data = encoded(photo(), "JPEG")
+    np.testing.assert_array_equal(decoded(data + b"\xff\xda\x00\x02" * 1000), decoded(data))
 
 
 def test_text_that_unpacks_to_much_is_refused() -> None:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from headway.core.errors import RequestError
 from headway.core.plugins import missing
 from headway.core.tensors import DYNAMIC, Array
+from headway.processing.picture_files import require_few_parts
 from headway.processing.stage import Flow, Kit, Stage
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Decode(Stage):
         mode = "RGB" if self.mode == "RGB" else "L"
 
         def decode(data: bytes) -> Image.Image:
+            require_few_parts(data)
             try:
                 with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                     _bound(picture.width, picture.height, kit.limits.max_pixels)
@@ -65,7 +67,7 @@ class Decode(Stage):
             except RequestError:
                 raise
             except UnidentifiedImageError:
-                raise RequestError("it is neither a JPEG nor a PNG file") from None
+                raise RequestError("the picture is damaged: its header cannot be read") from None
             except Image.DecompressionBombError:
                 raise RequestError("the picture has too many pixels") from None
             except Exception as error:  # noqa: BLE001  (the readers raise errors of a dozen kinds on damaged files)

@@ -75,6 +75,9 @@ class InferResponse:
     outputs: list[tuple[TensorSpec, Array, bool]]
 
 
+_Asked = tuple[TensorSpec, bool, int]  # an output, whether it travels as binary, and its classes
+
+
 class ServedModel:
     """One version of a model that takes requests. Made in the event loop it answers in.
 
@@ -138,7 +141,7 @@ class ServedModel:
             asked = self._asked(request)
             if request.timeout_s is not None:
                 timeout_s = min(timeout_s, request.timeout_s)
-            outputs = await self._outputs(request, [spec.name for spec, _, _ in asked], timeout_s)
+            outputs = await self._outputs(request, asked, timeout_s)
             outcome = "ok"
         except HeadwayError as error:
             outcome = _outcome(error)
@@ -156,14 +159,14 @@ class ServedModel:
         ]
         return InferResponse(self.name, self.version, request.id, answers)
 
-    async def _outputs(self, request: InferRequest, names: Sequence[str], timeout_s: float) -> dict[str, Array]:
-        """The outputs called so: check, (cache), (pre-process), run, (post-process)."""
+    async def _outputs(self, request: InferRequest, asked: Sequence[_Asked], timeout_s: float) -> dict[str, Array]:
+        """What was asked for, at least: check, (cache), (pre-process), run, (post-process)."""
         if self._stages is None:
             return await self._runner.infer(self._signature.check(request.inputs), timeout_s)
         ends = perf_counter() + timeout_s
         tensors = await self._stages.before(request.inputs, timeout_s, self._runner.queued_rows)
         outputs = await self._runner.infer(self._signature.check(tensors), ends - perf_counter())
-        return await self._stages.after(outputs, names, ends - perf_counter())
+        return await self._stages.after(outputs, [spec.name for spec, _, _ in asked], ends - perf_counter())
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""
@@ -174,7 +177,7 @@ class ServedModel:
         if self._stages is not None:
             await self._stages.close()
 
-    def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
+    def _asked(self, request: InferRequest) -> list[_Asked]:
         if request.outputs is None:
             return [(spec, request.binary, 0) for spec in self.outputs]
         asked = []
