@@ -24,6 +24,18 @@ _MEMORY = 256e6  # bytes of activations that one calibration run may bring about
 _MOST_ROWS = 64
 
 
+class MixedConfig(Config):
+    """Leaves the layers in 32 bits that lose most in 8, as measured on selection data."""
+
+    keep_accuracy: float = Field(
+        0.995, gt=0, le=1.5, description="Share of the FP32 graph's metric on selection data that is to be kept."
+    )
+    minutes: float = Field(
+        10, gt=0, le=10_000, description="Time for measuring; with less, layers are taken in groups."
+    )
+    rows: int = Field(512, ge=1, description="Rows of the selection part that are used, at most.")
+
+
 class QuantizeConfig(Config):
     """INT8 in ONNX, and embedding tables of 8 bits."""
 
@@ -41,7 +53,7 @@ class QuantizeConfig(Config):
     keep_fp32: tuple[str, ...] | None = Field(
         None,
         description="Layers left in 32 bits: `first`, `last` (of those with weights), or node names; by default "
-        "`[first, last]` for `static`, else none.",
+        "`[first, last]` for `static` without `mixed`, else none.",
     )
     embeddings: Literal["int8", "fp32"] = Field("int8", description="How embedding tables are stored: one scale a row.")
     least_weights: int = Field(
@@ -56,6 +68,9 @@ class QuantizeConfig(Config):
         description="`reduced` weights span [-64, 64], so that CPUs without VNNI do not saturate; `auto` asks the CPU.",
     )
     samples: int = Field(512, ge=1, description="Rows of the calibration part that are used, at most.")
+    mixed: MixedConfig | None = Field(
+        None, description="Layers that lose too much in 8 bits stay in 32; null leaves it at `keep_fp32`."
+    )
 
 
 class Quantize:
@@ -91,9 +106,16 @@ class Quantize:
         form = self._form(model, choice)
         static = form.mode == "static"
         ranges = self._ranges(model, qdq.activations(model, form.float_nodes), context) if static else {}
+        found: JsonRecord = {}
+        if self.config.mixed is not None and (layers := self._layers(model)):
+            from headway.compress.sensitivity import Search
+
+            form, story = Search(model, ranges, form, layers, self.config.mixed, context).run()
+            found = {"mixed": story}
         qdq.write(model, out, ranges, form)
         context.progress.say(_summary(out, form, choice.reason))
         return {
+            **found,
             "form": {**dataclasses.asdict(form), "float_nodes": list(form.float_nodes), "tables": list(form.tables)},
             "reason": choice.reason,
             "ranges": {name: list(limits) for name, limits in ranges.items()},
@@ -115,17 +137,24 @@ class Quantize:
             return machine
         return machine.model_copy(update={"weight_range": self.config.weight_range, "reason": "as the recipe says"})
 
+    def _layers(self, model: "onnx.ModelProto") -> list[str]:
+        """Names of the nodes with weights that this mode can quantize."""
+        from headway.compress import qdq, rewrite
+
+        return qdq.weighted_nodes(model) if self.config.mode == "static" else rewrite.products(model)
+
     def _form(self, model: "onnx.ModelProto", choice: Int8Choice) -> "Form":
         """What is quantized: a form that names every node and table."""
         from headway.compress import qdq, rewrite
 
         config, static = self.config, self.config.mode == "static"
         tables = rewrite.tables(model, config.least_weights) if config.embeddings == "int8" else []
-        weighted = qdq.weighted_nodes(model) if static else rewrite.products(model)
+        weighted = self._layers(model)
         kinds = qdq.WEIGHTED if static else ("MatMul", "Gemm")
         if not tables or not static:
             qdq.require_weighted(model, [*weighted, *tables], kinds)
-        keep = config.keep_fp32 if config.keep_fp32 is not None else ("first", "last") if static else ()
+        unasked = ("first", "last") if static and config.mixed is None else ()
+        keep = config.keep_fp32 if config.keep_fp32 is not None else unasked
         kept = qdq.float_nodes(model, weighted, keep) if weighted else ()
         if not static:
             worth = set(rewrite.products(model, config.least_weights))

@@ -30,8 +30,8 @@ class StepContext:
     """What a step may use.
 
     Attributes:
-        task: data and metric. A step trains on `train`, takes ranges from `calibration`, and never reads `test`;
-            `selection` is kept apart for steps that choose between candidates, which no built-in step does yet.
+        task: data and metric. A step trains on `train`, takes ranges from `calibration`, chooses between candidates
+            on `selection`, and never reads `test`.
         train: how the model was trained, from which fine-tuning takes its settings.
         machine: where the model will run.
         folder: private to this step; survives an interruption, so that long work can resume.
