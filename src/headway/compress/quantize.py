@@ -14,6 +14,7 @@ from headway.core.config import Config
 from headway.core.errors import TaskError
 from headway.core.machine import Int8Choice
 from headway.core.tensors import Array, TensorSpec
+from headway.tasks.parts import Indices
 
 if TYPE_CHECKING:
     import onnx
@@ -72,6 +73,25 @@ class QuantizeConfig(Config):
         None, description="Layers that lose too much in 8 bits stay in 32; null leaves it at `keep_fp32`."
     )
 
+    @property
+    def layers_kept(self) -> tuple[str, ...]:
+        """`keep_fp32`, or its default."""
+        if self.keep_fp32 is not None:
+            return self.keep_fp32
+        return ("first", "last") if self.mode == "static" and self.mixed is None else ()
+
+    def choice(self, machine: Int8Choice) -> Int8Choice:
+        """The 8-bit form, where the machine would take `machine`."""
+        if self.mode == "weights":  # seen on an emulated Haswell
+            return machine.model_copy(update={"weight_range": "full", "reason": "8-bit weights alone saturate nowhere"})
+        if self.weight_range == "auto":
+            return machine
+        return machine.model_copy(update={"weight_range": self.weight_range, "reason": "as the recipe says"})
+
+    def calibration_rows(self, count: int) -> Indices:
+        """Rows of a calibration part of `count` rows, drawn once, in ascending order."""
+        return np.sort(np.random.default_rng(0).permutation(count)[: self.samples])
+
 
 class Quantize:
     """Writes an ONNX graph in 8 bits; needs the graph and, where it is static, calibration data, but no torch module.
@@ -101,7 +121,7 @@ class Quantize:
         """
         from headway.compress import qdq
 
-        choice = self._choice(context.machine.int8)
+        choice = self.config.choice(context.machine.int8)
         model = qdq.prepare(graph)
         form = self._form(model, choice)
         static = form.mode == "static"
@@ -130,13 +150,6 @@ class Quantize:
         ranges = {name: (low, high) for name, (low, high) in record["ranges"].items()}
         qdq.write(qdq.prepare(graph), out, ranges, qdq.Form(**form))
 
-    def _choice(self, machine: Int8Choice) -> Int8Choice:
-        if self.config.mode == "weights":  # seen on an emulated Haswell
-            return machine.model_copy(update={"weight_range": "full", "reason": "8-bit weights alone saturate nowhere"})
-        if self.config.weight_range == "auto":
-            return machine
-        return machine.model_copy(update={"weight_range": self.config.weight_range, "reason": "as the recipe says"})
-
     def _layers(self, model: "onnx.ModelProto") -> list[str]:
         """Names of the nodes with weights that this mode can quantize."""
         from headway.compress import qdq, rewrite
@@ -153,9 +166,7 @@ class Quantize:
         kinds = qdq.WEIGHTED if static else ("MatMul", "Gemm")
         if not tables or not static:
             qdq.require_weighted(model, [*weighted, *tables], kinds)
-        unasked = ("first", "last") if static and config.mixed is None else ()
-        keep = config.keep_fp32 if config.keep_fp32 is not None else unasked
-        kept = qdq.float_nodes(model, weighted, keep) if weighted else ()
+        kept = qdq.float_nodes(model, weighted, config.layers_kept) if weighted else ()
         if not static:
             worth = set(rewrite.products(model, config.least_weights))
             kept = tuple(name for name in weighted if name in kept or name not in worth)
@@ -179,7 +190,7 @@ class Quantize:
         from headway.runtimes.onnx_runtime import OnnxRuntime
 
         part = context.task.parts.calibration
-        rows = np.sort(np.random.default_rng(0).permutation(len(part))[: self.config.samples])
+        rows = self.config.calibration_rows(len(part))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "exposed.onnx"
             file.write_bytes(qdq.exposing(model, tensors).SerializeToString())

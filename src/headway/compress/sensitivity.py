@@ -83,7 +83,7 @@ class Search:
         self._trials = Trials(model, ranges, form, config.rows, context)
         self._demand = config.keep_accuracy * self._trials.original
         self._kept = context.folder / "sensitivity.json"
-        self._end = time.monotonic() + 60 * config.minutes
+        self._end = time.monotonic() + _SHARE * 60 * config.minutes
         self._key = digest_json(
             {
                 "graph": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
