@@ -35,7 +35,7 @@ types: setup
 
 # Minutes to hours; writes benchmarks/RESULTS.md.
 bench: setup
-	$(BIN)/python benchmarks/ship.py
+	$(BIN)/python -m benchmarks.ship
 
 docs: setup
 	$(BIN)/python scripts/recipe_reference.py
