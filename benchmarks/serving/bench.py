@@ -35,13 +35,13 @@ class Site(NamedTuple):
     server: Running
     bodies: Path
 
-    def measure(self, level: Level, seconds: float) -> Load:
+    def measure(self, level: Level, seconds: float, seed: int) -> Load:
         """Wake it, warm it, measure it, pause it."""
         self.server.resume()
         try:
             load.closed(self.server, self.bodies, level.callers or 32, WARM_S)
             if level.rate:
-                return load.poisson(self.server, self.bodies, level.rate, seconds)
+                return load.poisson(self.server, self.bodies, level.rate, seconds, seed)
             return load.closed(self.server, self.bodies, level.callers, seconds)
         finally:
             self.server.pause()
@@ -81,7 +81,7 @@ class Bench:
             for number in range(self._rounds):
                 self.found.bare_session.append(bare_session.measure(model.file, self._seconds))
                 for level in (Level(callers=32), Level(callers=128)):
-                    self._keep("large", level, site.measure(level, self._seconds), number)
+                    self._keep("large", level, site.measure(level, self._seconds, number), number)
 
     def digits(self) -> None:
         """The digits bundle under a rate that it has to bear."""
@@ -89,7 +89,7 @@ class Bench:
             site = self._start(stack, "headway", digits())
             for number in range(self._rounds):
                 level = Level(rate=DIGITS_RATE)
-                self._keep("digits", level, site.measure(level, self._seconds), number)
+                self._keep("digits", level, site.measure(level, self._seconds, number), number)
 
     def _start(self, stack: ExitStack, name: str, model: Model) -> Site:
         self._say(f"starting {name} with {model.name}")
@@ -103,7 +103,7 @@ class Bench:
         manages = self.found.of(name, SUSTAINED)
         if level.rate and (len(manages) <= number or manages[number].rate < 1.1 * level.rate):
             return
-        self._keep(name, level, site.measure(level, self._seconds), number)
+        self._keep(name, level, site.measure(level, self._seconds, number), number)
 
     def _keep(self, name: str, level: Level, taken: Load, number: int) -> None:
         self.found.loads.setdefault((name, level), []).append(taken)

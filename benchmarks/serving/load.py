@@ -53,15 +53,13 @@ def closed(server: Running, bodies: Path, callers: int, seconds: float) -> Load:
     return Load(rate, found["p50_ms"], found["p99_ms"], found["errors"], cpu_s, found["requests"], run_s)
 
 
-def poisson(server: Running, bodies: Path, rate: float, seconds: float) -> Load:
+def poisson(server: Running, bodies: Path, rate: float, seconds: float, seed: int) -> Load:
     """Requests that arrive at random, `rate` a second, whatever the server does."""
     command = [sys.executable, "-m", "benchmarks.serving.poisson", str(server.port), server.wire.path, bodies]
-    command += [str(len(server.bodies)), str(rate), str(seconds), *_headers(server)]
+    command += [str(len(server.bodies)), str(rate), str(seconds), str(seed), *_headers(server)]
     found, cpu_s, run_s = _timed(server, command)
-    answered = round(found["rate"] * seconds)
-    return Load(
-        found["rate"], found["p50_ms"], found["p99_ms"], found["errors"], cpu_s, answered, run_s, found["late_ms"]
-    )
+    found_ms = found["p50_ms"], found["p99_ms"]
+    return Load(found["rate"], *found_ms, found["errors"], cpu_s, found["requests"], run_s, found["late_ms"])
 
 
 def _headers(server: Running) -> list[str]:

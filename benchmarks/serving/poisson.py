@@ -1,6 +1,6 @@
 """An open-loop load generator: requests arrive at random, as from many independent users, whatever the server does.
 
-    python -m benchmarks.serving.poisson PORT PATH FOLDER COUNT RATE SECONDS [Header=value ...]
+    python -m benchmarks.serving.poisson PORT PATH FOLDER COUNT RATE SECONDS SEED [Header=value ...]
 
 A closed loop waits for a slow answer before it asks again, and so hides what waiting a stall causes. Here the times of
 arrival are drawn beforehand (exponential gaps), and each latency counts from the time that was *intended*: a request
@@ -62,11 +62,18 @@ class _Connection:
         return self.answer[9:12] == b"200"
 
 
-def run(port: int, requests: Sequence[bytes], due: Sequence[float], connections: int = CONNECTIONS) -> dict[str, Any]:
+def run(
+    port: int,
+    requests: Sequence[bytes],
+    due: Sequence[float],
+    *,
+    connections: int = CONNECTIONS,
+    grace_s: float = GRACE_S,
+) -> dict[str, Any]:
     """Send one request at each time of `due` (seconds from the start, ascending), and measure.
 
     Returns:
-        `rate`: answered a second, from the first arrival due to the last; `p50_ms`, `p99_ms`: from the intended time,
+        `requests`: answered; `rate`: answered a second, from the first arrival due to the last; `p50_ms`, `p99_ms`: from the intended time,
         None where so many were not answered; `errors`: not answered, or not with 200; `late_ms`: 99th percentile of
         how late the generator itself was.
     """
@@ -81,7 +88,7 @@ def run(port: int, requests: Sequence[bytes], due: Sequence[float], connections:
     coming = 0
     start = perf_counter()
     left = len(due)
-    while left and (now := perf_counter() - start) < due[-1] + GRACE_S:
+    while left and (now := perf_counter() - start) < due[-1] + grace_s:
         while coming < len(due) and due[coming] <= now:
             late[coming] = now - due[coming]
             waiting.append(coming)
@@ -89,7 +96,7 @@ def run(port: int, requests: Sequence[bytes], due: Sequence[float], connections:
         while waiting and free:
             number = waiting.popleft()
             free.pop().send(number, requests[number % len(requests)])
-        pause = due[coming] - (perf_counter() - start) if coming < len(due) else GRACE_S
+        pause = due[coming] - (perf_counter() - start) if coming < len(due) else due[-1] + grace_s - now
         if not select.select([poll], [], [], max(pause, 0))[0]:
             continue
         for number, _ in poll.poll(0):
@@ -104,6 +111,7 @@ def run(port: int, requests: Sequence[bytes], due: Sequence[float], connections:
     p50, p99 = (float(v) * 1e3 if np.isfinite(v) else None for v in np.quantile(taken, (0.5, 0.99), method="higher"))
     answered = int(np.isfinite(taken).sum())
     return {
+        "requests": answered,
         "rate": answered / due[-1],
         "p50_ms": p50,
         "p99_ms": p99,
@@ -112,19 +120,19 @@ def run(port: int, requests: Sequence[bytes], due: Sequence[float], connections:
     }
 
 
-def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
+def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     """Times of a Poisson process, in seconds."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
     return [float(time) for time in np.cumsum(gaps)]
 
 
-def main(port: str, path: str, folder: str, count: str, rate: str, seconds: str, *headers: str) -> None:
+def main(port: str, path: str, folder: str, count: str, rate: str, seconds: str, seed: str, *headers: str) -> None:
     """The command."""
     head = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *(header.replace("=", ": ", 1) for header in headers)]
     bodies = [Path(folder, str(number)).read_bytes() for number in range(int(count))]
     requests = ["\r\n".join([*head, f"Content-Length: {len(body)}\r\n\r\n"]).encode() + body for body in bodies]
     gc.disable()
-    print(json.dumps(run(int(port), requests, arrivals(float(rate), float(seconds)))))
+    print(json.dumps(run(int(port), requests, arrivals(float(rate), float(seconds), int(seed)))))
 
 
 if __name__ == "__main__":

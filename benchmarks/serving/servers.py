@@ -77,18 +77,22 @@ class Running(NamedTuple):
 
     def pause(self) -> None:
         """Take it off the processor while others are measured."""
-        for one in self._processes():
+        for one in self.processes():
             with suppress(psutil.NoSuchProcess):
                 one.suspend()
 
     def resume(self) -> None:
         """Let it go on."""
-        for one in reversed(self._processes()):
+        for one in reversed(self.processes()):
             with suppress(psutil.NoSuchProcess):
                 one.resume()
 
-    def _processes(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
+    def processes(self) -> list[psutil.Process]:
+        """All of them, the first one first; none once that has ended."""
+        try:
+            return [self.process, *self.process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
 
 @contextmanager
@@ -207,7 +211,7 @@ def _wait(started: "subprocess.Popen[bytes]", server: Running) -> None:
 def _stop(started: "subprocess.Popen[bytes]", server: Running) -> None:
     """Ask it to end, and after ten seconds end it."""
     server.resume()
-    left = server._processes() if started.poll() is None else []
+    left = server.processes() if started.poll() is None else []
     if left:
         started.send_signal(signal.SIGTERM)
     _, left = psutil.wait_procs(left, timeout=10)

@@ -5,6 +5,7 @@ Of its REST forms base64 costs least: JSON numbers become Python objects one by 
 
 import asyncio
 import os
+import socket
 import sys
 
 from greedy import MAX_ROWS
@@ -12,13 +13,14 @@ from mlserver import MLServer, ModelSettings, Settings
 from mlserver.settings import ModelParameters
 from runtime import Runtime
 
-PORTS_BESIDE = 2  # gRPC's and the metrics' follow the HTTP port
-
 
 async def main(path: str, port: int) -> None:
     """Serve until told to stop."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        grpc_port = free.getsockname()[1]
     settings = Settings(
-        host="127.0.0.1", http_port=port, grpc_port=port + 1, metrics_endpoint=None, parallel_workers=0, debug=False
+        host="127.0.0.1", http_port=port, grpc_port=grpc_port, metrics_endpoint=None, parallel_workers=0, debug=False
     )
     name = os.path.basename(path).removesuffix(".onnx")  # noqa: PTH119
     model = ModelSettings(
