@@ -73,9 +73,9 @@ def run(
     """Send one request at each time of `due` (seconds from the start, ascending), and measure.
 
     Returns:
-        `requests`: answered; `rate`: answered a second, from the first arrival due to the last; `p50_ms`, `p99_ms`: from the intended time,
-        None where so many were not answered; `errors`: not answered, or not with 200; `late_ms`: 99th percentile of
-        how late the generator itself was.
+        `requests`: answered; `rate`: the same a second, from the first arrival due to the last; `p50_ms`, `p99_ms`:
+        from the intended time, None where so many were not answered; `errors`: not answered, or not with 200;
+        `late_ms`: 99th percentile of how late the generator itself was.
     """
     free = [_Connection(port) for _ in range(connections)]
     poll = select.epoll()
