@@ -1,21 +1,22 @@
 """What it gains to prepare pictures beside the runs, and how much of their preparation runs while the model does.
 
-    python benchmarks/overlap.py [SECONDS]
+    python -m benchmarks.overlap [SECONDS]
 
 A model is made that costs about as much as its pictures. The same requests go through the same stages and the same
 session in one process: one step after the other, and as the server does it. Blocks of requests are interleaved, and the
-ratio is taken within each round. Writes a section of benchmarks/RESULTS.md.
+ratio is taken within each round. So is hashing with one thread and with two, which tells how much of a second core there
+was to gain. Writes a section of benchmarks/RESULTS.md.
 """
 
 import asyncio
 import io
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -23,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from benchmarks.results import RESULTS, machine, taken, write
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from ship import ROOT, write
 
-from headway.core import machine
 from headway.core.tensors import Array
 from headway.measure.latency import interleave, speedup
 from headway.observe.metrics import ModelMetrics
@@ -51,6 +51,7 @@ inputs:
 outputs:
   scores: [{take: logits}, softmax]
 """
+HASHED = bytes(64 << 20)
 Spans = list[tuple[float, float]]
 
 
@@ -138,7 +139,7 @@ def measure(seconds: float) -> str:
     """Interleave, and describe."""
     files = pictures(ROWS)
     request: Mapping[str, Array] = {"picture": files}
-    with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
+    with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner, ThreadPoolExecutor(2) as pool:
         os.environ["HEADWAY_HOME"] = name
         layers = balanced(Path(name), files)
         alone = {f"one after the other, {n} thread{'s' * (n > 1)} a run": opened(Path(name), layers, n) for n in (1, 2)}
@@ -162,28 +163,27 @@ def measure(seconds: float) -> str:
 
         subjects: dict[str, Any] = {title: lambda m=model: sequential(m) for title, model in local.items()}
         subjects["beside each other, 1 thread a run"] = lambda: runner.run(block())
-        taken = interleave(subjects, seconds=seconds, least_rounds=9)
+        for threads in (1, 2):
+            subjects[f"hash {threads}"] = lambda n=threads: list(pool.map(lambda _: sha256(HASHED).digest(), range(n)))
+        times = interleave(subjects, seconds=seconds, least_rounds=9)
         runner.run(served.close(10))
         for model in local.values():
             model.close()
-    return section(taken, pre.spans, run.spans, layers, seconds)
+    return section(times, pre.spans, run.spans, layers, seconds)
 
 
-def section(taken: Mapping[str, Any], pre: Spans, run: Spans, layers: int, seconds: float) -> str:
+def section(times: dict[str, Any], pre: Spans, run: Spans, layers: int, seconds: float) -> str:
     """The figures as Markdown."""
-    here = machine.here()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    first, *_, last = taken
+    low, cores, high = speedup(2 * times.pop("hash 1"), times.pop("hash 2"), 0.95)
+    hashing = f"{cores:.2f} ({low:.2f}-{high:.2f})"
+    first, *_, last = times
     cost_pre, cost_run = (float(np.median([end - began for began, end in spans])) for spans in (pre, run))
     possible = REQUESTS * (cost_pre + cost_run) / (REQUESTS * max(cost_pre, cost_run) + min(cost_pre, cost_run))
     lines = [
         "## Pictures prepared beside the runs",
         "",
-        f"Taken {datetime.now(UTC):%Y-%m-%d} at commit {commit.stdout.strip()} with"
-        f" `python benchmarks/overlap.py {seconds:.0f}`.",
-        f"Machine: {here.cpu}, {here.cores} cores. One process; {REQUESTS} requests of {ROWS} JPEG files (800 x 600) a"
+        f"{taken()} with `python -m benchmarks.overlap {seconds:.0f}`.",
+        f"{machine()}. One process; {REQUESTS} requests of {ROWS} JPEG files (800 x 600) a"
         f" block; decode, resize, crop, normalise;",
         f"a network of {layers} convolutions. While they worked beside each other, preparing a request took"
         f" {cost_pre * 1e3:.1f} ms and running it {cost_run * 1e3:.1f} ms (medians).",
@@ -191,14 +191,15 @@ def section(taken: Mapping[str, Any], pre: Spans, run: Spans, layers: int, secon
         "| | pictures/s | ratio (95% on each side) |",
         "|---|---|---|",
     ]
-    for title, values in taken.items():
-        low, middle, high = speedup(taken[first], values, 0.95)
+    for title, values in times.items():
+        low, middle, high = speedup(times[first], values, 0.95)
         rate = ROWS * REQUESTS / (float(np.median(values)) / 1e3)
         ratio = "1" if title == first else f"{middle:.2f} ({low:.2f}-{high:.2f})"
         lines.append(f"| {title} | {rate:,.0f} | {ratio} |")
     lines += [
         "",
-        f"With these two costs a block could at best be {possible:.2f} times as fast."
+        f"Hashing went {hashing} times as fast with two threads as with one: that much of a second core was free."
+        f" With these two costs a block could at best be {possible:.2f} times as fast."
         f" {shared(pre, run):.0%} of the time of preparing passed while a run was under way.",
         f"One block, {last}:",
         "",
@@ -230,4 +231,4 @@ def timeline(pre: Spans, run: Spans) -> list[str]:
 
 if __name__ == "__main__":
     write("overlap", measure(float(sys.argv[1]) if len(sys.argv) > 1 else 60))
-    print("overlap: written to benchmarks/RESULTS.md")
+    print(f"overlap: written to {RESULTS}")
