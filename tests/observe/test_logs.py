@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headway.observe.logs import logger, request_id, to_stderr
+from headway.observe.logs import logger, to_stderr
 
 
 @pytest.fixture
@@ -51,7 +51,3 @@ def test_no_value_forges_a_line_or_moves_the_cursor(stream: io.StringIO, text: s
     assert written.endswith("\n")
     assert not set(written[:-1]) & set("\r\n\x1b\x85\u2028")
     assert json.loads(written)["message"] == text
-
-
-def test_request_ids_differ() -> None:
-    assert len({request_id() for _ in range(1000)}) == 1000

@@ -28,6 +28,12 @@ def serve(
     ] = 1.0,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
+    log_requests: Annotated[
+        str, typer.Option(metavar="none|failed|all", help="Which requests get a line in the log.")
+    ] = "failed",
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send OpenTelemetry traces, as the OTEL_* variables say.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Serve bundles over the Open Inference Protocol (REST and gRPC) until SIGTERM or Ctrl-C."""
@@ -39,7 +45,7 @@ def serve(
     settings = {
         "host": host, "http_port": http_port, "grpc_port": None if no_grpc else grpc_port,
         "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
-        "public_key": public_key, "trust_any": trust_any,
+        "public_key": public_key, "trust_any": trust_any, "log_requests": log_requests, "traces": traces,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))
     to_stderr()

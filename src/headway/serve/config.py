@@ -1,6 +1,7 @@
 """Every setting of the server."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -56,5 +57,11 @@ class ServeConfig(Config):
         description="HTTP connections at a time, more wait to be accepted; gRPC calls at a time, more are refused.",
     )
     drain_s: float = Field(20, ge=0, description="Seconds that accepted requests have to finish at shutdown.")
+    log_requests: Literal["none", "failed", "all"] = Field(
+        "failed", description="Which requests get a line in the log. Of those that fail, at most 100 lines a second."
+    )
+    traces: bool = Field(
+        False, description="Send OpenTelemetry traces, as the OTEL_* environment variables say; needs the extra [otel]."
+    )
     public_key: Path | None = Field(None, description="PEM file of the only signer whose bundles are served.")
     trust_any: bool = Field(False, description="Serve a bundle whoever signed it, if nothing in it was changed.")

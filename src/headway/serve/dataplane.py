@@ -14,10 +14,13 @@ from typing import Any
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
 from headway.observe.metrics import Metrics, ModelMetrics, Outcome
+from headway.observe.observer import Observer
+from headway.observe.requests import CURRENT
 from headway.serve.batcher import BatchLimits
 from headway.serve.classification import classify
-from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
+from headway.serve.errors import NotFoundError
 from headway.serve.loading import Loaded
+from headway.serve.refusals import outcome_of
 from headway.serve.runner import Runner
 from headway.serve.signature import Signature
 
@@ -103,6 +106,7 @@ class ServedModel:
             loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
         )
         metrics.queued_rows = lambda: self._runner.queued_rows
+        metrics.file_bytes = loaded.file_bytes
         self.ready = metrics.ready = True
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
@@ -123,20 +127,22 @@ class ServedModel:
         """Answer one request and count how it ended. Raises what `Signature.check` and `Runner.infer` raise."""
         began = perf_counter()
         outcome: Outcome = "failed"
+        if (record := CURRENT.get()) is not None:
+            record.model, record.version, record.entered = self.name, self.version, began
         try:
             asked = self._asked(request)
             if request.timeout_s is not None:
                 timeout_s = min(timeout_s, request.timeout_s)
             outputs = await self._outputs(request, timeout_s)
             outcome = "ok"
-        except HeadwayError as error:
-            outcome = _outcome(error)
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
+        except (HeadwayError, asyncio.CancelledError) as error:
+            outcome = outcome_of(error)
             raise
         finally:
-            self.metrics.answered(outcome, perf_counter() - began)
+            ended = perf_counter()
+            self.metrics.answered(outcome, ended - began)
+            if record is not None:
+                record.outcome, record.answered = outcome, ended
         answers = [
             (*classify(spec, outputs[spec.name], classes, self._labels), binary)
             if classes
@@ -175,8 +181,9 @@ class DataPlane:
         draining: whether the server is shutting down: it is not ready, but still answers what it has.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, observer: Observer | None = None) -> None:
         self.metrics = metrics
+        self.observer = observer or Observer(metrics)
         self.draining = False
         self._models: dict[str, dict[str, ServedModel]] = {}
 
@@ -226,13 +233,3 @@ class DataPlane:
         """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free every model."""
         self.draining = True
         await asyncio.gather(*(model.close(drain_s) for model in self.served()))
-
-
-def _outcome(error: HeadwayError) -> Outcome:
-    kinds: tuple[tuple[type[HeadwayError], Outcome], ...] = (
-        (FullError, "full"),
-        (DeadlineError, "late"),
-        (UnavailableError, "unavailable"),
-        (RequestError, "wrong"),
-    )
-    return next((outcome for kind, outcome in kinds if isinstance(error, kind)), "failed")

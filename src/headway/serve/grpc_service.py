@@ -27,7 +27,7 @@ from headway.serve.errors import (
     UnsupportedError,
 )
 from headway.serve.messages import message, methods
-from headway.serve.refusals import failure, refusal
+from headway.serve.refusals import failure, outcome_of, refusal
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -95,26 +95,37 @@ class GrpcServer:
             "RepositoryIndex": self._repository_index,
         }
         return {
-            method.name: grpc.unary_unary_rpc_method_handler(self._answering(method.request, calls[method.name]))
+            method.name: grpc.unary_unary_rpc_method_handler(
+                self._answering(method.name, method.request, calls[method.name])
+            )
             for method in methods(SERVICE)
         }
 
-    def _answering(self, kind: Any, call: Call) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _answering(self, name: str, kind: Any, call: Call) -> Callable[[bytes, Context], Awaitable[bytes]]:
         """A handler that answers whatever happens, and counts how."""
 
+        observer, count = self._plane.observer, self._plane.metrics.replied
+        traced = name.endswith("Infer")
+
         async def answer(content: bytes, context: Context) -> bytes:
-            count = self._plane.metrics.replied
+            record = observer.begin(name, *_trace(context), traced=traced)
+            if record.parent is not None:
+                context.set_trailing_metadata((("traceresponse", record.response()),))
             try:
                 reply: bytes = (await call(_parsed(kind, content), context)).SerializeToString()
             except asyncio.CancelledError:
                 count("CANCELLED")
+                observer.end(record, "CANCELLED", "cancelled")
                 raise
             except Exception as error:  # noqa: BLE001  (a bug must not take the connection with it)
                 code, text = _refusal(error)
+                outcome = outcome_of(error)
             else:
                 count("OK")
+                observer.end(record, "OK", "ok")
                 return reply
             count(code.name)
+            observer.end(record, code.name, outcome)
             await context.abort(code, text[:_MOST_DETAILS])
             raise AssertionError  # abort raises
 
@@ -163,7 +174,7 @@ class GrpcServer:
     def _health(self) -> dict[str, Any]:
         kinds = {method.name: method for method in methods(HEALTH)}
         return {
-            "Check": grpc.unary_unary_rpc_method_handler(self._answering(kinds["Check"].request, self._check)),
+            "Check": grpc.unary_unary_rpc_method_handler(self._answering("Check", kinds["Check"].request, self._check)),
             "Watch": grpc.unary_stream_rpc_method_handler(
                 self._watch,
                 request_deserializer=kinds["Watch"].request.FromString,
@@ -196,6 +207,15 @@ class GrpcServer:
         if service not in ("", SERVICE):
             return "SERVICE_UNKNOWN"
         return "SERVING" if self._plane.ready else "NOT_SERVING"
+
+
+def _trace(context: Context) -> tuple[str | None, str | None]:
+    """A call's traceparent and tracestate. Of several traceparents none is valid."""
+    found: dict[str, str] = {}
+    for key, value in context.invocation_metadata() or ():
+        if key in ("traceparent", "tracestate"):
+            found[key] = "" if key in found else value
+    return found.get("traceparent"), found.get("tracestate")
 
 
 def _parsed(kind: Any, content: bytes) -> Any:

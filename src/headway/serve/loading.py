@@ -34,6 +34,12 @@ class Loaded:
     session: Session
     choice: Choice
 
+    @property
+    def file_bytes(self) -> int:
+        """Of the variant's files."""
+        start = f"variants/{self.variant.id}/"
+        return sum(file.size for name, file in self.bundle.manifest.files.items() if name.startswith(start))
+
 
 def find(source: Source) -> Bundle:
     """The bundle at a path that exists, or else the one a registry reference names.

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from headway.core.errors import HeadwayError, RequestError
-from headway.observe.metrics import CONTENT_TYPE
+from headway.observe.metrics import Outcome
+from headway.observe.requests import RequestRecord
 from headway.serve import describe, openapi
 from headway.serve.compression import compress, decompress
 from headway.serve.config import ServeConfig
@@ -17,7 +18,7 @@ from headway.serve.dataplane import DataPlane, ServedModel, tenant
 from headway.serve.errors import FullError, NotFoundError, TooLargeError, UnavailableError, UnsupportedError
 from headway.serve.open_inference import decode, encode, json_object
 from headway.serve.presence import Connection, Presence
-from headway.serve.refusals import failure, refusal
+from headway.serve.refusals import failure, outcome_of, refusal
 from headway.serve.routes import Answer, Call, Headers, Route, Routes, WrongMethodError
 
 _JSON: Headers = [("content-type", "application/json")]
@@ -55,27 +56,42 @@ class Rest:
 
     async def __rsgi__(self, scope: Any, protocol: HttpProtocol) -> None:
         """Answer one HTTP request, whatever happens."""
+        record = self._begin(scope.method, scope.headers)
+        outcome: Outcome = "ok"
         try:
             route, named = self.routes.find(scope.method, scope.path)
+            record.route, record.named = route.path, named
             if route.method == "POST":
                 answer = await self._post(route, named, scope, protocol)
             else:
                 answer = await route.handler(Call(named, scope.headers))
         except HeadwayError as error:
-            answer = _refusal(error)
+            answer, outcome, record.path = _refusal(error), outcome_of(error), scope.path
         except (asyncio.CancelledError, ConnectionError):
             self._plane.metrics.responded(_GONE)
+            self._plane.observer.end(record, _GONE, "cancelled")
             return
         except Exception as error:  # noqa: BLE001  (a bug must not take the connection, or the server, with it)
-            answer = _answer(500, {"error": failure(error)})
+            answer, outcome = _answer(500, {"error": failure(error)}), "failed"
         self._plane.metrics.responded(answer[0])
+        if record.parent is not None:
+            answer = answer[0], [*answer[1], ("traceresponse", record.response())], answer[2]
         protocol.response_bytes(*answer)
+        self._plane.observer.end(record, answer[0], outcome)
+
+    def _begin(self, method: str, headers: Any) -> RequestRecord:
+        if (parent := headers.get("traceparent")) is None:
+            return self._plane.observer.begin(method, traced=method == "POST")
+        if sum(name == "traceparent" for name, _ in headers.items()) > 1:
+            parent = ""  # of several none is valid
+        return self._plane.observer.begin(method, parent, headers.get("tracestate"), traced=method == "POST")
 
     def _of_the_server(self) -> list[Route]:
         plane = self._plane
 
-        async def metrics(_call: Call) -> Answer:
-            return 200, [("content-type", CONTENT_TYPE)], plane.metrics.render()
+        async def metrics(call: Call) -> Answer:
+            kind, text = await plane.observer.scrape(call.headers.get("accept") or "")
+            return 200, [("content-type", kind)], text
 
         async def described(_call: Call) -> Answer:
             return self._openapi

@@ -17,6 +17,7 @@ import numpy as np
 
 from headway.core.errors import HeadwayError
 from headway.core.tensors import Array
+from headway.observe.requests import CURRENT, RequestRecord, batch_ran
 from headway.runtimes.runtime import Session
 from headway.serve.batcher import Batcher, BatchLimits, Job
 from headway.serve.errors import DeadlineError, InferenceError, UnavailableError
@@ -38,6 +39,7 @@ class _Call:
     inputs: Arrays
     answer: "asyncio.Future[dict[str, Array]]"
     arrived: float  # as perf_counter has it: the loop's clock moves once a turn
+    record: RequestRecord | None
 
 
 _Jobs = list[Job[_Call]]
@@ -93,7 +95,9 @@ class Runner:
             raise UnavailableError("the model is being unloaded")
         loop = self._loop
         now = loop.time()
-        call = _Call(checked.inputs, loop.create_future(), perf_counter())
+        if (record := CURRENT.get()) is not None:
+            record.rows = checked.rows
+        call = _Call(checked.inputs, loop.create_future(), perf_counter(), record)
         job = Job(call, checked.rows, checked.lane, now, now + timeout_s)
         self._batcher.offer(job)
         self._empty.clear()
@@ -160,7 +164,9 @@ class Runner:
         for job, outcome in zip(jobs, outcomes, strict=True):
             _settle(job, outcome)
         waited = [began - job.payload.arrived for job in jobs]
-        self._watcher.batch_ran(rows=sum(job.rows for job in jobs), waited=waited, seconds=seconds)
+        rows = sum(job.rows for job in jobs)
+        self._watcher.batch_ran(rows=rows, waited=waited, seconds=seconds)
+        batch_ran([job.payload.record for job in jobs], waited, rows=rows, began=began, seconds=seconds)
 
     def _note_emptiness(self) -> None:
         if not self._batcher.queued_rows and not self._batcher.running:

@@ -22,6 +22,7 @@ from granian.server.embed import Server as Granian
 from headway.core.errors import ConfigError
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
+from headway.observe.observer import Observer
 from headway.serve.batcher import BatchLimits
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, ServedModel
@@ -162,6 +163,7 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
         plane = self._plane(loaded)
+        plane.observer.start()
         calls = self._grpc(plane, grpc)
         granian = self._granian(Rest(plane, self.config), http)
         serving = loop.create_task(granian.serve())
@@ -198,11 +200,12 @@ class Server:
         await asyncio.wait(ending, timeout=_LAST_ANSWERS_S)
         serving.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        await plane.observer.close()
         logger.info("stopped", extra={"fields": {"requests": plane.metrics.outcomes()}})
 
     def _plane(self, loaded: Sequence[Loaded]) -> DataPlane:
         config = self.config
-        plane = DataPlane(Metrics())
+        plane = DataPlane(*self._observed())
         for one in loaded:
             limits = BatchLimits(
                 max_rows=config.max_batch_rows,
@@ -213,6 +216,13 @@ class Server:
             manifest = one.bundle.manifest
             plane.add(ServedModel(one, limits, plane.metrics.model(manifest.name, manifest.version)))
         return plane
+
+    def _observed(self) -> tuple[Metrics, Observer]:
+        from headway.observe.traces import Tracer
+
+        metrics = Metrics()
+        tracer = Tracer() if self.config.traces else None
+        return metrics, Observer(metrics, log_requests=self.config.log_requests, tracer=tracer)
 
     def _grpc(self, plane: DataPlane, place: _Place | None) -> "GrpcServer | None":
         if place is None:
