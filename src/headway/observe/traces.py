@@ -45,6 +45,15 @@ class TraceSettings:
     count: int = -1
 
 
+def require() -> None:
+    """Raises `MissingDependencyError` where OpenTelemetry is not installed."""
+    try:
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.trace.export  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing(error.name or "opentelemetry", needed_by="traces", extra="otel") from error
+
+
 class Tracer:
     """Makes the spans of requests.
 
@@ -59,13 +68,12 @@ class Tracer:
     """
 
     def __init__(self, exporter: "SpanExporter | None" = None) -> None:
-        try:
-            from opentelemetry import trace
-            from opentelemetry.context import Context
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ModuleNotFoundError as error:
-            raise missing(error.name or "opentelemetry", needed_by="traces", extra="otel") from error
+        require()
+        from opentelemetry import trace
+        from opentelemetry.context import Context
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
         # What the exporter has to tell becomes lines of our log; what a caller's tracestate holds does not.
         logging.getLogger("opentelemetry").parent = logger
         logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)

@@ -20,6 +20,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
 from headway.core.errors import ConfigError
+from headway.observe import traces
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
 from headway.observe.observer import Observer
@@ -118,6 +119,8 @@ class Server:
             loop.call_soon_threadsafe(stop.set)
 
     def _serve(self, *, own_process: bool) -> None:
+        if self.config.traces:
+            traces.require()
         with (
             _reserve(self.config.host, self.config.http_port, "--http-port") as http,
             _grpc_place(self.config) as grpc,
@@ -218,10 +221,8 @@ class Server:
         return plane
 
     def _observed(self) -> tuple[Metrics, Observer]:
-        from headway.observe.traces import Tracer
-
         metrics = Metrics()
-        tracer = Tracer() if self.config.traces else None
+        tracer = traces.Tracer() if self.config.traces else None
         return metrics, Observer(metrics, log_requests=self.config.log_requests, tracer=tracer)
 
     def _grpc(self, plane: DataPlane, place: _Place | None) -> "GrpcServer | None":
