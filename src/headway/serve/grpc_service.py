@@ -111,8 +111,10 @@ class GrpcServer:
             record = observer.begin(name, *_trace(context), traced=traced)
             if record.parent is not None:
                 context.set_trailing_metadata((("traceresponse", record.response()),))
+            request = None
             try:
-                reply: bytes = (await call(_parsed(kind, content), context)).SerializeToString()
+                request = _parsed(kind, content)
+                reply: bytes = (await call(request, context)).SerializeToString()
             except asyncio.CancelledError:
                 count("CANCELLED")
                 observer.end(record, "CANCELLED", "cancelled")
@@ -120,6 +122,10 @@ class GrpcServer:
             except Exception as error:  # noqa: BLE001  (a bug must not take the connection with it)
                 code, text = _refusal(error)
                 outcome = outcome_of(error)
+                record.named = {
+                    "model": getattr(request, "model_name", ""),
+                    "version": getattr(request, "model_version", ""),
+                }
             else:
                 count("OK")
                 observer.end(record, "OK", "ok")
@@ -210,12 +216,9 @@ class GrpcServer:
 
 
 def _trace(context: Context) -> tuple[str | None, str | None]:
-    """A call's traceparent and tracestate. Of several traceparents none is valid."""
-    found: dict[str, str] = {}
-    for key, value in context.invocation_metadata() or ():
-        if key in ("traceparent", "tracestate"):
-            found[key] = "" if key in found else value
-    return found.get("traceparent"), found.get("tracestate")
+    """A call's traceparent, of which grpcio keeps the last, and tracestate."""
+    metadata = dict(context.invocation_metadata() or ())
+    return metadata.get("traceparent"), metadata.get("tracestate")
 
 
 def _parsed(kind: Any, content: bytes) -> Any:
