@@ -8,7 +8,7 @@ docs/observability.md.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from time import time_ns
@@ -167,7 +167,11 @@ class Metrics(Collector):
 
     def render(self, content_type: str = exposition.TEXT) -> bytes:
         """Every metric as text, in the format of `exposition.content_type`."""
-        return exposition.write(self._registry.collect(), content_type)
+        return exposition.write(self.families(), content_type)
+
+    def families(self) -> Iterable[Metric]:
+        """Every metric: ours, the process' and the garbage collector's."""
+        return self._registry.collect()
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of our own."""

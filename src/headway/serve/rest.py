@@ -56,15 +56,16 @@ class Rest:
 
     async def __rsgi__(self, scope: Any, protocol: HttpProtocol) -> None:
         """Answer one HTTP request, whatever happens."""
-        record = self._begin(scope.method, scope.headers)
+        headers = scope.headers  # asked for once: each time makes a new object
+        record = self._begin(scope.method, headers)
         outcome: Outcome = "ok"
         try:
             route, named = self.routes.find(scope.method, scope.path)
             record.route, record.named = route.path, named
             if route.method == "POST":
-                answer = await self._post(route, named, scope, protocol)
+                answer = await self._post(route, named, headers, protocol)
             else:
-                answer = await route.handler(Call(named, scope.headers))
+                answer = await route.handler(Call(named, headers))
         except HeadwayError as error:
             answer, outcome, record.path = _refusal(error), outcome_of(error), scope.path
         except (asyncio.CancelledError, ConnectionError):
@@ -171,17 +172,17 @@ class Rest:
 
     # Bodies
 
-    async def _post(self, route: Route, named: dict[str, str], scope: Any, protocol: HttpProtocol) -> Answer:
+    async def _post(self, route: Route, named: dict[str, str], headers: Any, protocol: HttpProtocol) -> Answer:
         """Answer a request that has a body."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (granian runs every request in a task)
         visit = self._presence.begin(task, protocol)
         try:
-            body = await self._body(scope, protocol)
+            body = await self._body(headers, protocol)
             visit.body_read = True
-            if (encoding := scope.headers.get("content-encoding")) is not None:
+            if (encoding := headers.get("content-encoding")) is not None:
                 body = await decompress(body, encoding, self._config.max_body_bytes)
-            return await route.handler(Call(named, scope.headers, body))
+            return await route.handler(Call(named, headers, body))
         except asyncio.CancelledError:
             if visit.late:
                 raise RequestError("the body did not come in time") from None
@@ -189,7 +190,7 @@ class Rest:
         finally:
             self._presence.end(visit)
 
-    async def _body(self, scope: Any, protocol: HttpProtocol) -> bytes:
+    async def _body(self, headers: Any, protocol: HttpProtocol) -> bytes:
         """The request's body.
 
         Raises:
@@ -197,7 +198,7 @@ class Rest:
             ConnectionError: the client went away in the middle.
         """
         most = self._config.max_body_bytes
-        stated = scope.headers.get("content-length")
+        stated = headers.get("content-length")
         try:
             if stated is not None:
                 if int(stated) > most:  # the HTTP layer has refused what is no number
