@@ -100,6 +100,7 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._past: Counter[Outcome] = Counter()
         self._statuses: Counter[int] = Counter()
         self._codes: Counter[str] = Counter()
         self._registry = CollectorRegistry()
@@ -110,6 +111,16 @@ class Metrics(Collector):
         """The metrics of one version of a model that is loaded."""
         return self._models.setdefault((name, version), ModelMetrics())
 
+    def forget(self, name: str, version: str) -> None:
+        """A version was unloaded: its series end, or a server that swaps for a year would have thousands."""
+        seen = self._models.pop((name, version))
+        seen.queued_rows = int
+        self._past.update(seen.outcomes)
+
+    def add(self, collector: Collector) -> None:
+        """Show another collector's metrics as well."""
+        self._registry.register(collector)
+
     def responded(self, status: int) -> None:
         """An HTTP response was sent."""
         self._statuses[status] += 1
@@ -119,8 +130,8 @@ class Metrics(Collector):
         self._codes[code] += 1
 
     def outcomes(self) -> dict[str, int]:
-        """How many inference requests ended how, over all models."""
-        total: Counter[str] = Counter()
+        """How many inference requests ended how, over all models that there ever were."""
+        total: Counter[str] = Counter(self._past)
         for seen in self._models.values():
             total.update(seen.outcomes)
         return dict(+total)

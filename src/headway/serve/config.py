@@ -56,5 +56,12 @@ class ServeConfig(Config):
         description="HTTP connections at a time, more wait to be accepted; gRPC calls at a time, more are refused.",
     )
     drain_s: float = Field(20, ge=0, description="Seconds that accepted requests have to finish at shutdown.")
+    model_control: bool | None = Field(
+        None,
+        description="Whether callers may load and unload models. Without it, they may where the server listens on a"
+        " loopback address alone.",
+    )
+    max_versions: int = Field(8, ge=1, le=1000, description="Versions of one model that are served at once.")
+    load_timeout_s: float = Field(600, gt=0, le=86400, description="Seconds to prove a bundle in that is loaded.")
     public_key: Path | None = Field(None, description="PEM file of the only signer whose bundles are served.")
     trust_any: bool = Field(False, description="Serve a bundle whoever signed it, if nothing in it was changed.")

@@ -5,11 +5,12 @@ An adapter (`rest.py`) decodes its wire's bytes into an `InferRequest`, finds th
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
@@ -80,6 +81,7 @@ class ServedModel:
     Attributes:
         inputs: what a request must bring.
         outputs: what an answer can hold.
+        digest: of its bundle.
         choice: which variant answers, with how many threads, and why.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
@@ -87,7 +89,7 @@ class ServedModel:
 
     def __init__(self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics) -> None:
         manifest = loaded.bundle.manifest
-        self.name, self.version = manifest.name, manifest.version
+        self.name, self.version, self.digest = manifest.name, loaded.version, loaded.bundle.digest
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
         self.variant = loaded.variant
         self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
@@ -104,6 +106,8 @@ class ServedModel:
         )
         metrics.queued_rows = lambda: self._runner.queued_rows
         self.ready = metrics.ready = True
+        self._inside = 0
+        self._emptied: asyncio.Event | None = None
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
         """What the Open Inference Protocol calls model metadata."""
@@ -123,6 +127,7 @@ class ServedModel:
         """Answer one request and count how it ended. Raises what `Signature.check` and `Runner.infer` raise."""
         began = perf_counter()
         outcome: Outcome = "failed"
+        self._inside += 1
         try:
             asked = self._asked(request)
             if request.timeout_s is not None:
@@ -137,6 +142,9 @@ class ServedModel:
             raise
         finally:
             self.metrics.answered(outcome, perf_counter() - began)
+            self._inside -= 1
+            if self._emptied is not None and not self._inside:
+                self._emptied.set()
         answers = [
             (*classify(spec, outputs[spec.name], classes, self._labels), binary)
             if classes
@@ -151,9 +159,14 @@ class ServedModel:
         return await self._runner.infer(checked, timeout_s)
 
     async def close(self, drain_s: float) -> None:
-        """Finish what was accepted, then free the model."""
-        self.ready = self.metrics.ready = False
-        await self._runner.close(drain_s)
+        """Finish what came in within `drain_s` seconds, refuse the rest, then free the model."""
+        self.ready = False
+        end = perf_counter() + drain_s
+        if self._inside:  # also what is not in the runner's queue yet
+            self._emptied = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), drain_s)
+        await self._runner.close(max(end - perf_counter(), 0))
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
         if request.outputs is None:
@@ -168,17 +181,26 @@ class ServedModel:
         return asked
 
 
+class State(NamedTuple):
+    """Where a version stands that does not answer, and why."""
+
+    state: Literal["LOADING", "UNLOADING", "UNAVAILABLE"]
+    reason: str = ""
+
+
 class DataPlane:
     """Every model that is served, by name and version, and the path of a request to it.
 
     Attributes:
         draining: whether the server is shutting down: it is not ready, but still answers what it has.
+        states: of versions that are not served, by model and version; a version that is not known yet is "".
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
         self.draining = False
-        self._models: dict[str, dict[str, ServedModel]] = {}
+        self.states: dict[str, dict[str, State]] = {}
+        self._models: dict[str, dict[str, ServedModel]] = {}  # the latest version comes last
 
     @property
     def ready(self) -> bool:
@@ -191,9 +213,24 @@ class DataPlane:
         """Names of the models."""
         return list(self._models)
 
-    def add(self, model: ServedModel) -> None:
-        """Take a model into service."""
-        self._models.setdefault(model.name, {})[model.version] = model
+    def replace(self, name: str, models: Iterable[ServedModel]) -> list[ServedModel]:
+        """Serve exactly these versions of a model from now on. Returns those that are served no longer, to be closed.
+
+        A request that is under way stays with the version it came to; the next one finds the new.
+        """
+        before = self._models.get(name, {})
+        now = {model.version: model for model in sorted(models, key=lambda model: int(model.version))}
+        if now:
+            self._models[name] = now
+        else:
+            self._models.pop(name, None)
+        for version in before.keys() - now.keys():
+            before[version].metrics.ready = False
+        return [model for model in before.values() if now.get(model.version) is not model]
+
+    def versions(self, name: str) -> dict[str, ServedModel]:
+        """The versions of a model that are served, the latest last."""
+        return self._models.get(name, {})
 
     def served(self, name: str = "", version: str = "") -> list[ServedModel]:
         """Every version of every model, or those of one name, or one of these. Raises `NotFoundError`."""
@@ -204,28 +241,43 @@ class DataPlane:
         return [model for called in [name] * bool(name) or self.names for model in self._models[called].values()]
 
     def model(self, name: str, version: str | None = None) -> ServedModel:
-        """The model called `name`, in its latest version unless one is asked for. Raises `NotFoundError`."""
+        """The model called `name`, in its latest version unless one is asked for.
+
+        Raises:
+            NotFoundError: there is none, or it is not loaded.
+            UnavailableError: it is being loaded for the first time.
+        """
         versions = self._models.get(name)
         if versions is None:
-            raise NotFoundError(f"no model is called {name[:100]!r}", remedy="GET /v2/models lists them.")
+            raise self._absent(name)
         if version is None:
-            version = max(versions, key=int)
+            return versions[next(reversed(versions))]
         if version not in versions:
             raise NotFoundError(
-                f"model {name!r} has no version {version[:20]!r}",
-                remedy=f"It has: {', '.join(sorted(versions, key=int))}.",
+                f"model {name!r} has no version {version[:20]!r}", remedy=f"It has: {', '.join(versions)}."
             )
         return versions[version]
 
     def metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
         """Model metadata of the Open Inference Protocol."""
-        model = self.model(name, version)
-        return model.metadata(sorted(self._models[name], key=int))
+        return self.model(name, version).metadata(list(self._models[name]))
 
     async def close(self, drain_s: float = 0) -> None:
         """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free every model."""
         self.draining = True
-        await asyncio.gather(*(model.close(drain_s) for model in self.served()))
+        served = self.served()
+        for model in served:
+            model.metrics.ready = False
+        await asyncio.gather(*(model.close(drain_s) for model in served))
+
+    def _absent(self, name: str) -> HeadwayError:
+        states = self.states.get(name)
+        if states is None:
+            return NotFoundError(f"no model is called {name[:100]!r}", remedy="GET /v2/models lists them.")
+        state, reason = list(states.values())[-1]
+        if state == "LOADING":
+            return UnavailableError(f"model {name!r} is being loaded")
+        return NotFoundError(f"model {name!r} is not loaded: {reason or state.lower()}")
 
 
 def _outcome(error: HeadwayError) -> Outcome:

@@ -13,7 +13,14 @@ from headway.serve.dataplane import DataPlane, ServedModel
 
 Document = dict[str, Any]
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository(index)", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+)
 
 
 def server() -> Document:
@@ -56,12 +63,18 @@ def statistics(plane: DataPlane, name: str = "", version: str = "") -> Document:
 
 
 def index(plane: DataPlane, *, ready: bool = False) -> list[Document]:
-    """Every version of every model, or only those that are ready."""
-    return [
-        {"name": model.name, "version": model.version, "state": "READY" if usable else "UNAVAILABLE", "reason": ""}
-        for model in plane.served()
-        if (usable := model.ready and not plane.draining) or not ready
-    ]
+    """Every version of every model, or only those that are ready. A version that is not known yet is left out."""
+    rows: list[Document] = []
+    for model in plane.served():
+        usable = model.ready and not plane.draining
+        rows.append(_row(model.name, model.version, "READY" if usable else "UNAVAILABLE", ""))
+    for name, versions in plane.states.items():
+        rows += [_row(name, version, state.state, state.reason) for version, state in versions.items()]
+    return [row for row in rows if row["state"] == "READY" or not ready]
+
+
+def _row(name: str, version: str, state: str, reason: str) -> Document:
+    return {"name": name, **({"version": version} if version else {}), "state": state, "reason": reason}
 
 
 def _statistics(model: ServedModel) -> Document:

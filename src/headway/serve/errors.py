@@ -2,6 +2,8 @@
 
 RequestError                    the caller can mend the request (400)
 ├── NotFoundError               no such model or version (404)
+├── ForbiddenError              load and unload are not for this caller (403)
+├── LoadError                   a bundle does not load; what served before still does (400)
 ├── TooLargeError               more bytes or rows than the server takes (413)
 └── UnsupportedError            the protocol knows it, this server does not (501)
 UnavailableError                not ready, or shutting down (503)
@@ -15,6 +17,14 @@ from headway.core.errors import HeadwayError, RequestError
 
 class NotFoundError(RequestError):
     """No such model or version."""
+
+
+class ForbiddenError(RequestError):
+    """The server does not do this for this caller."""
+
+
+class LoadError(RequestError):
+    """A bundle does not load; what served before still does."""
 
 
 class TooLargeError(RequestError):

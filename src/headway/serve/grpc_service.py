@@ -17,9 +17,11 @@ from google.protobuf.message import DecodeError
 from headway.core.errors import HeadwayError, RequestError
 from headway.serve import describe, grpc_tensors
 from headway.serve.config import ServeConfig
+from headway.serve.control import Control
 from headway.serve.dataplane import DataPlane, tenant
 from headway.serve.errors import (
     DeadlineError,
+    ForbiddenError,
     FullError,
     NotFoundError,
     TooLargeError,
@@ -28,6 +30,8 @@ from headway.serve.errors import (
 )
 from headway.serve.messages import message, methods
 from headway.serve.refusals import failure, refusal
+from headway.serve.repository import Repository
+from headway.serve.selection import check_unload, read_load
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -40,6 +44,7 @@ Call = Callable[[Any, Context], Awaitable[Any]]
 
 _CODES: tuple[tuple[type[HeadwayError], grpc.StatusCode], ...] = (
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),
     (TooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (UnsupportedError, grpc.StatusCode.UNIMPLEMENTED),
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -52,8 +57,12 @@ _CODES: tuple[tuple[type[HeadwayError], grpc.StatusCode], ...] = (
 class GrpcServer:
     """Answers gRPC calls at `address` once started. Made in the event loop it answers in."""
 
-    def __init__(self, plane: DataPlane, config: ServeConfig, address: str) -> None:
+    def __init__(
+        self, plane: DataPlane, repository: Repository, control: Control, config: ServeConfig, address: str
+    ) -> None:
         self._plane = plane
+        self._repository = repository
+        self._control = control
         self._timeout_s = config.request_timeout_s
         self._draining = asyncio.Event()
         self._server = grpc.aio.server(
@@ -93,6 +102,8 @@ class GrpcServer:
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_load,
+            "RepositoryModelUnload": self._repository_unload,
         }
         return {
             method.name: grpc.unary_unary_rpc_method_handler(self._answering(method.request, calls[method.name]))
@@ -139,7 +150,11 @@ class GrpcServer:
         return message("inference.ServerReadyResponse")(ready=self._plane.ready)
 
     async def _model_ready(self, request: Any, _context: Context) -> Any:
-        ready = self._plane.model(request.name, request.version or None).ready and not self._plane.draining
+        try:
+            model = self._plane.model(request.name, request.version or None)
+            ready = model.ready and not self._plane.draining
+        except (NotFoundError, UnavailableError):  # Triton's clients expect no error
+            ready = False
         return message("inference.ModelReadyResponse")(ready=ready)
 
     async def _server_metadata(self, _request: Any, _context: Context) -> Any:
@@ -156,7 +171,22 @@ class GrpcServer:
         return _filled("ModelStatisticsResponse", describe.statistics(self._plane, request.name, request.version))
 
     async def _repository_index(self, request: Any, _context: Context) -> Any:
+        _check_repository(request.repository_name)
         return _filled("RepositoryIndexResponse", {"models": describe.index(self._plane, ready=request.ready)})
+
+    async def _repository_load(self, request: Any, _context: Context) -> Any:
+        self._control.check()
+        name = _repository_model(request)
+        selection, archive = read_load(_parameters(request))
+        await self._repository.load(name, selection, archive)
+        return message("inference.RepositoryModelLoadResponse")(model_name=name, isLoaded=True)
+
+    async def _repository_unload(self, request: Any, _context: Context) -> Any:
+        self._control.check()
+        name = _repository_model(request)
+        check_unload(_parameters(request))
+        await self._repository.unload(name)
+        return message("inference.RepositoryModelUnloadResponse")(model_name=name, isUnloaded=True)
 
     # Health
 
@@ -207,6 +237,26 @@ def _parsed(kind: Any, content: bytes) -> Any:
 
 def _filled(name: str, document: Mapping[str, Any]) -> Any:
     return json_format.ParseDict(document, message(f"inference.{name}")())
+
+
+def _repository_model(request: Any) -> str:
+    """The model's name, where Triton's message has it or where KServe's has."""
+    if request.model_name:
+        _check_repository(request.repository_name)
+    name: str = request.model_name or request.repository_name
+    return name
+
+
+def _check_repository(name: str) -> None:
+    if name:
+        raise UnsupportedError(f"there is one repository, which has no name, and not {name[:100]!r}")
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "string_param")
+        for name, value in request.parameters.items()
+    }
 
 
 def _refusal(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -27,32 +27,45 @@ Source = str | Path | Bundle
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session whose golden samples matched, and why it is this one. `session.close()` frees it."""
+    """A session whose golden samples matched, and why it is this one. `session.close()` frees it.
+
+    Attributes:
+        version: that it is served as: the number the registry knows the bundle by, or else the one it was sealed as.
+    """
 
     bundle: Bundle
+    version: str
     variant: Variant
     session: Session
     choice: Choice
 
 
-def find(source: Source) -> Bundle:
-    """The bundle at a path that exists, or else the one a registry reference names.
+def is_reference(source: Source) -> bool:
+    """Whether a source is looked up in the registry, for it is no path that exists."""
+    return not (isinstance(source, Path | Bundle) or Path(source).exists() or "/" in source)
+
+
+def find(source: Source) -> tuple[Bundle, str]:
+    """The bundle at a path that exists, or else the one a registry reference names; and the version it is served as.
 
     Raises:
-        BundleError: there is neither.
+        BundleError: there is none at the path.
+        UsageError: the registry knows of none.
     """
-    if isinstance(source, Bundle):
-        return source
-    if isinstance(source, Path) or Path(source).exists() or "/" in source:
-        return Bundle.open(Path(source))
-    from headway.registry.registry import Registry
+    if is_reference(source):
+        from headway.registry.registry import Registry
 
-    return Registry().open(source)
+        registry = Registry()
+        entry = registry.resolve(str(source))
+        return registry.open(f"{entry.name}:{entry.version}"), entry.version
+    bundle = source if isinstance(source, Bundle) else Bundle.open(Path(source))
+    return bundle, bundle.manifest.version
 
 
 def load_bundle(
     source: Source,
     *,
+    version: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
     choose_seconds: float = CHOOSE_SECONDS,
@@ -66,6 +79,7 @@ def load_bundle(
 
     Args:
         source: a bundle, its path, or a registry reference.
+        version: to serve it as; by default the one that `find` says.
         variant: pinned, and so are `threads`; see `choose`.
         threads: CPU threads of one run.
         choose_seconds: to measure in, about; 0 takes the manifest's choice.
@@ -78,15 +92,17 @@ def load_bundle(
         FormatError: its runtime cannot read the only model file.
         MissingDependencyError: the only runtime is not installed.
     """
-    given = find(source)
+    given, found = find(source)
     given.verify(public_key=public_key, trust_any=trust_any)
     bundle = given.private_copy()
     bundle.verify(public_key=public_key, trust_any=trust_any)
-    choice, session = choose(bundle, partial(_prove, bundle), variant=variant, threads=threads, seconds=choose_seconds)
-    return Loaded(bundle, bundle.manifest.variant(choice.variant), session, choice)
+    choice, session = choose(
+        bundle, partial(open_variant, bundle), variant=variant, threads=threads, seconds=choose_seconds
+    )
+    return Loaded(bundle, version or found, bundle.manifest.variant(choice.variant), session, choice)
 
 
-def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:
+def open_variant(bundle: Bundle, variant: Variant, threads: int) -> Session:
     """A session of this variant that fits the manifest and answers as it did when it was sealed."""
     runtime: Runtime = plugins.load("headway.runtimes", variant.runtime)()
     availability = runtime.available()

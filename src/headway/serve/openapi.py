@@ -38,6 +38,8 @@ def _operation(route: Route) -> Document:
         made["responses"]["200"] = _content(_ref("InferResponse"), binary=True)
     if path.endswith("/index"):
         made["requestBody"] = _content({"type": "object", "properties": {"ready": {"type": "boolean"}}})
+    if path.endswith("load"):
+        made["requestBody"] = _content({"type": "object", "properties": {"parameters": _FREE}})
     return made
 
 

@@ -13,12 +13,22 @@ from headway.observe.metrics import CONTENT_TYPE
 from headway.serve import describe, openapi
 from headway.serve.compression import compress, decompress
 from headway.serve.config import ServeConfig
+from headway.serve.control import Control
 from headway.serve.dataplane import DataPlane, ServedModel, tenant
-from headway.serve.errors import FullError, NotFoundError, TooLargeError, UnavailableError, UnsupportedError
+from headway.serve.errors import (
+    ForbiddenError,
+    FullError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+)
 from headway.serve.open_inference import decode, encode, json_object
 from headway.serve.presence import Connection, Presence
 from headway.serve.refusals import failure, refusal
+from headway.serve.repository import Repository
 from headway.serve.routes import Answer, Call, Headers, Route, Routes, WrongMethodError
+from headway.serve.selection import check_unload, read_load
 
 _JSON: Headers = [("content-type", "application/json")]
 _BINARY: Headers = [("content-type", "application/octet-stream")]
@@ -45,8 +55,10 @@ class Rest:
         routes: everything that is answered.
     """
 
-    def __init__(self, plane: DataPlane, config: ServeConfig) -> None:
+    def __init__(self, plane: DataPlane, repository: Repository, control: Control, config: ServeConfig) -> None:
         self._plane = plane
+        self._repository = repository
+        self._control = control
         self._config = config
         self._presence = Presence(config.request_timeout_s)
         self.routes = Routes()
@@ -104,7 +116,15 @@ class Rest:
         return routes
 
     def _of_the_repository(self) -> list[Route]:
-        return [Route("POST", "/v2/repository/index", "Every version of every model, and its state", self._index)]
+        routes: list[Route] = []
+        for start in ("/v2/repository", "/v2/repository/{repository}"):
+            model = f"{start}/models/{{model}}"
+            routes += [
+                Route("POST", f"{start}/index", "Every version of every model, and its state", self._index),
+                Route("POST", f"{model}/load", "Load a model, or load it anew", self._load),
+                Route("POST", f"{model}/unload", "Stop serving a model", self._unload),
+            ]
+        return routes
 
     # Handlers
 
@@ -142,10 +162,34 @@ class Rest:
         return self._health(200 if self._plane.ready else 503)
 
     async def _index(self, call: Call) -> Answer:
-        asked = json_object(call.body, self._config.max_json_bytes) if call.body.strip() else {}
+        asked = self._asked(call)
         if not isinstance(ready := asked.get("ready", False), bool):
             raise RequestError("must be true or false", where="ready")
         return _answer(200, describe.index(self._plane, ready=ready))
+
+    async def _load(self, call: Call) -> Answer:
+        self._control.check(call.headers)
+        selection, archive = read_load(self._parameters(call))
+        await self._repository.load(call.named["model"], selection, archive)
+        return _answer(200, {})
+
+    async def _unload(self, call: Call) -> Answer:
+        self._control.check(call.headers)
+        check_unload(self._parameters(call))
+        await self._repository.unload(call.named["model"])
+        return _answer(200, {})
+
+    def _asked(self, call: Call) -> dict[str, Any]:
+        """The body of a call to the repository."""
+        if (named := call.named.get("repository")) is not None:
+            raise UnsupportedError(f"there is one repository, which has no name, and not {named[:100]!r}")
+        return json_object(call.body, self._config.max_json_bytes) if call.body.strip() else {}
+
+    def _parameters(self, call: Call) -> dict[str, Any]:
+        parameters = self._asked(call).get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise RequestError("must be an object", where="parameters")
+        return parameters
 
     def _model(self, call: Call) -> ServedModel:
         return self._plane.model(call.named["model"], call.named.get("version"))
@@ -199,6 +243,7 @@ class Rest:
 
 _STATUSES: tuple[tuple[type[HeadwayError], int], ...] = (
     (NotFoundError, 404),
+    (ForbiddenError, 403),
     (WrongMethodError, 405),
     (TooLargeError, 413),
     (UnsupportedError, 501),
