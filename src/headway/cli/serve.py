@@ -26,6 +26,9 @@ def serve(
     choose_seconds: Annotated[
         float, typer.Option(help="Seconds to measure a bundle's variants in, once on a machine; 0: do not.")
     ] = 1.0,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Let clients on this machine pass tensors in shared memory.")
+    ] = False,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
     as_json: Json = False,
@@ -39,7 +42,7 @@ def serve(
     settings = {
         "host": host, "http_port": http_port, "grpc_port": None if no_grpc else grpc_port,
         "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
-        "public_key": public_key, "trust_any": trust_any,
+        "shared_memory": shared_memory, "public_key": public_key, "trust_any": trust_any,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))
     to_stderr()

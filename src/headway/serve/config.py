@@ -48,13 +48,37 @@ class ServeConfig(Config):
         30, gt=0, le=86400, description="Seconds to read a request, and again to answer it."
     )
     header_timeout_s: float = Field(10, gt=0, le=3600, description="Seconds to read a request's header.")
-    max_body_bytes: int = Field(64 << 20, ge=1, description="Bytes of a request's body, or of a gRPC message.")
+    max_body_bytes: int = Field(
+        64 << 20, ge=1, description="Bytes of a request's body, also once decompressed; or of a gRPC message."
+    )
     max_json_bytes: int = Field(16 << 20, ge=1, description="Bytes of JSON in it; binary tensors do not count.")
+    max_json_depth: int = Field(64, ge=4, le=500, description="Levels of lists and objects in that JSON.")
+    max_tensors: int = Field(1024, ge=1, description="Inputs, and outputs, of one request.")
     max_connections: int = Field(
         1024,
         ge=1,
-        description="HTTP connections at a time, more wait to be accepted; gRPC calls at a time, more are refused.",
+        description="HTTP connections at a time, and gRPC ones; where there are nearly as many, idle ones are closed."
+        " Also gRPC calls at a time; more are refused.",
+    )
+    max_streams: int = Field(
+        256, ge=1, description="gRPC calls that stay open (streams of requests, watchers of health); more are refused."
+    )
+    stream_requests: int = Field(
+        32, ge=1, description="Requests of one gRPC stream that are under way; more wait to be read."
     )
     drain_s: float = Field(20, ge=0, description="Seconds that accepted requests have to finish at shutdown.")
+    model_control: bool | None = Field(
+        None,
+        description="Whether callers may change models, settings and shared memory regions. Without it, they may where"
+        " the server listens on a loopback address alone.",
+    )
+    shared_memory: bool = Field(False, description="Whether clients on this machine may pass tensors in shared memory.")
+    shared_memory_prefix: str = Field(
+        "headway",
+        max_length=100,
+        description="What the keys of shared memory must begin with, for others' memory is not for clients to name;"
+        " empty allows any key.",
+    )
+    shared_memory_regions: int = Field(64, ge=1, le=4096, description="Regions of shared memory at a time.")
     public_key: Path | None = Field(None, description="PEM file of the only signer whose bundles are served.")
     trust_any: bool = Field(False, description="Serve a bundle whoever signed it, if nothing in it was changed.")

@@ -17,6 +17,7 @@ from headway.observe.metrics import Metrics, ModelMetrics, Outcome
 from headway.serve.batcher import BatchLimits
 from headway.serve.classification import classify
 from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
+from headway.serve.fields import Slice
 from headway.serve.loading import Loaded
 from headway.serve.runner import Runner
 from headway.serve.signature import Signature
@@ -29,11 +30,13 @@ class OutputRequest:
     Attributes:
         binary: how it is to travel.
         classes: how many of its greatest values, with index and label, stand for it; 0 is the output itself.
+        region: of shared memory that it is to be written to, by the adapter.
     """
 
     name: str
     binary: bool
     classes: int = 0
+    region: Slice | None = None
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ Their shape is the JSON form of the messages in `proto/inference.proto`, after T
 nanoseconds; `perf_analyzer` fails where a field is missing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from headway.core.tensors import TensorSpec
@@ -13,14 +14,22 @@ from headway.serve.dataplane import DataPlane, ServedModel
 
 Document = dict[str, Any]
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository(index)", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository(index)",
+    "schedule_policy",
+    "statistics",
+)
 
 
-def server() -> Document:
-    """Server metadata."""
+def server(more: Sequence[str] = ()) -> Document:
+    """Server metadata, with `more` extensions that are on."""
     from headway import __version__
 
-    return {"name": "headway", "version": __version__, "extensions": list(EXTENSIONS)}
+    return {"name": "headway", "version": __version__, "extensions": [*EXTENSIONS, *more]}
 
 
 def config(model: ServedModel) -> Document:

@@ -76,7 +76,7 @@ class Routes:
             node.routes[route.method] = route
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """The route of a request, and what its path names. One slash at the end is passed over.
+        """The route of a request, and what its path names. One slash at the end is passed over; HEAD finds GET's.
 
         Raises:
             NotFoundError: there is no such path.
@@ -95,9 +95,9 @@ class Routes:
                 break
         if node is None or not node.routes:
             raise NotFoundError(f"no such path: {path[:200]}")
-        route = node.routes.get(method)
+        route = node.routes.get("GET" if method == "HEAD" else method)
         if route is None:
-            raise WrongMethodError(method, ", ".join(node.routes))
+            raise WrongMethodError(method, ", ".join(node.routes).replace("GET", "GET, HEAD"))
         return route, named
 
     def __iter__(self) -> Iterator[Route]:

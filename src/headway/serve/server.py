@@ -24,13 +24,17 @@ from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
 from headway.serve.batcher import BatchLimits
 from headway.serve.config import ServeConfig
+from headway.serve.connections import Doorkeeper, allow_open_files
+from headway.serve.control import Control
 from headway.serve.dataplane import DataPlane, ServedModel
+from headway.serve.extensions import Extensions
 from headway.serve.loading import Loaded, Source, load_bundle, warm_up
 from headway.serve.rest import Rest
 
 if TYPE_CHECKING:
     from headway.serve.grpc_service import GrpcServer
 
+_IDLE_S = 1.0  # an HTTP connection that was silent for less is not closed to make room
 _LAST_ANSWERS_S = 2.0  # to write refusals at the end of a drain
 
 
@@ -159,12 +163,16 @@ class Server:
             # Nothing that was made so far becomes garbage: searching it would stop every request for some 30 ms.
             gc.collect()
             gc.freeze()
+            allow_open_files()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
         plane = self._plane(loaded)
-        calls = self._grpc(plane, grpc)
-        granian = self._granian(Rest(plane, self.config), http)
+        extensions = Extensions(plane, Control(self.config.model_control, http.address), self.config)
+        calls = self._grpc(plane, extensions, grpc)
+        rest = Rest(plane, extensions, self.config)
+        granian = self._granian(rest, http)
         serving = loop.create_task(granian.serve())
+        watching = [loop.create_task(keeper.watch()) for keeper in self._doorkeepers(rest, http, grpc)]
         try:
             await _listening(http, serving)
             self.url, self.models = f"http://{http}", plane.names
@@ -180,7 +188,10 @@ class Server:
             await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
         finally:
+            for watch in watching:
+                watch.cancel()
             await self._shut_down(plane, granian, serving, calls)
+            extensions.regions.close()
 
     async def _shut_down(
         self, plane: DataPlane, granian: Granian, serving: "asyncio.Task[None]", calls: "GrpcServer | None"
@@ -214,12 +225,19 @@ class Server:
             plane.add(ServedModel(one, limits, plane.metrics.model(manifest.name, manifest.version)))
         return plane
 
-    def _grpc(self, plane: DataPlane, place: _Place | None) -> "GrpcServer | None":
+    def _doorkeepers(self, rest: Rest, http: _Place, grpc: _Place | None) -> list[Doorkeeper]:
+        most, timeout_s = self.config.max_connections, self.config.request_timeout_s
+        keepers = [Doorkeeper(http.port, most, grace_s=_IDLE_S, busy=rest.clients)]
+        if grpc is not None:  # whose calls under way are not known; none takes longer than this
+            keepers.append(Doorkeeper(grpc.port, most, grace_s=2 * timeout_s))
+        return keepers
+
+    def _grpc(self, plane: DataPlane, extensions: Extensions, place: _Place | None) -> "GrpcServer | None":
         if place is None:
             return None
         from headway.serve.grpc_service import GrpcServer  # grpcio costs a tenth of a second and 20 MB
 
-        return GrpcServer(plane, self.config, str(place))
+        return GrpcServer(plane, extensions, self.config, str(place))
 
     def _granian(self, rest: Rest, place: _Place) -> Granian:
         return Granian(
