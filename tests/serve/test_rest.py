@@ -164,7 +164,7 @@ def test_the_openapi_document_declares_every_route_and_no_other(sealed: Seal) ->
     with serving(sealed("linear")) as server:
         assert json.loads(ask(server, "GET", "/openapi.json")[2]) == document
         for method, path in declared:
-            place = path.format(model="linear", version="1")
+            place = path.format(model="linear", version="1", region="r")
             bodies = {"infer": FITTING, "generate": {"input": [1, 2, 3, 4]}, "generate_stream": {"input": [1, 2, 3, 4]}}
             body = json.dumps(bodies[kind]).encode() if (kind := path.rpartition("/")[2]) in bodies else b""
             assert ask(server, method, place, body)[0] == (501 if "sharedmemory" in path else 200), place
