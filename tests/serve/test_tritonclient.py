@@ -197,21 +197,20 @@ def log(use: Use) -> None:
 
 
 def trace(use: Use) -> None:
-    """Read, change for one model and for all, and clear."""
-
-    def rate(model: str) -> Any:
+    """Read and change; where nothing traces, they stay off."""
+    for model in (None, "linear"):
         found = use.document("get_trace_settings", model)
-        return found["settings"]["trace_rate"]["value"][0] if use.grpc else found["trace_rate"]
-
-    use.update_trace_settings(None, {"trace_rate": "7", "trace_level": ["OFF"]})
-    use.update_trace_settings("linear", {"trace_rate": "3"})
-    assert (rate(""), rate("linear")) == ("7", "3")
-    use.update_trace_settings("linear", {"trace_rate": None})
-    assert (rate(""), rate("linear")) == ("7", "7")
-    use.update_trace_settings(None, {"trace_rate": None})
-    assert rate("") == "1000"
-    with pytest.raises(InferenceServerException, match="no model"):
-        use.get_trace_settings("none")
+        level = found["settings"]["trace_level"]["value"] if use.grpc else found["trace_level"]
+        assert level == ["OFF"]
+    assert use.document("update_trace_settings", None, {"trace_level": ["OFF"], "trace_rate": "1"}) == found
+    for model, settings, text in (
+        ("none", {}, "no model"),
+        ("linear", {"trace_rate": "3"}, "for all models together"),
+        (None, {"trace_level": ["TIMESTAMPS"]}, "does not trace"),
+        (None, {"trace_file": "/tmp/x"}, "stays"),  # noqa: S108
+    ):
+        with pytest.raises(InferenceServerException, match=text):
+            use.update_trace_settings(model, settings)
 
 
 def system_memory(use: Use) -> None:

@@ -20,7 +20,7 @@ class Extensions:
     """Attributes:
     control: guards every change.
     regions: of system shared memory.
-    trace: which requests are traced.
+    trace: its `sampling` is to be set where requests are traced.
     """
 
     def __init__(self, plane: DataPlane, control: Control, config: ServeConfig) -> None:
@@ -36,7 +36,7 @@ class Extensions:
     @property
     def names(self) -> list[str]:
         """Of those protocol extensions that are only there under some settings."""
-        return ["system_shared_memory"] * self.regions.on + ["trace"] * (self.trace.changed is not None)
+        return ["system_shared_memory"] * self.regions.on + ["trace"] * (self.trace.sampling is not None)
 
     def log(self, given: Mapping[str, object], headers: Any = None) -> Document:
         """The log's settings, once those given are changed. `headers` are of an HTTP request."""
@@ -51,8 +51,10 @@ class Extensions:
             self._plane.served(model)
         if given:
             self.control.check(headers)
-            self.trace.change(given, model)
-        return self.trace.of(model)
+            if model:
+                raise UnsupportedError("traces are set for all models together", remedy="Leave the model out.")
+            self.trace.change(given)
+        return self.trace.values()
 
     def status(self, region: str, headers: Any = None) -> list[Document]:
         """One region of shared memory, or all."""

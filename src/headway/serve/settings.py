@@ -4,8 +4,8 @@ Sources: Triton `docs/protocol/extension_{logging,trace}.md`. A change is a cont
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from headway.core.errors import RequestError
 from headway.observe.logs import logger
@@ -52,69 +52,82 @@ def change_log(given: Mapping[str, object]) -> None:
     logger.setLevel(next((level for level, on in zip(levels, shown, strict=True) if on), logging.CRITICAL))
 
 
-_OFF = "OFF"
-_DEFAULTS: dict[str, Any] = {
-    "trace_file": "", "trace_level": [_OFF], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0",
-}  # fmt: skip
+class Sampling(Protocol):
+    """Which requests are traced; whoever traces reads it at every request.
+
+    Attributes:
+        on: whether any is.
+        rate: one in so many is.
+        count: how many more; -1 is without end.
+    """
+
+    on: bool
+    rate: int
+    count: int
+
+
+_UNCHANGING = {"trace_file": "", "log_frequency": "0"}
+_LEVEL, _RATE, _COUNT = "trace_level", "trace_rate", "trace_count"
 
 
 class TraceSettings:
-    """Which requests are traced: for all models, and for each that has its own.
+    """The settings of traces. They are for all models: whether to trace is decided before a request's model is known.
 
     Attributes:
-        changed: is called after every change. None means that nothing traces, and then only OFF can be set.
+        sampling: what they are read from and written to; None where nothing traces.
     """
 
     def __init__(self) -> None:
-        self.changed: Callable[[], None] | None = None
-        self._settings: dict[str, dict[str, Any]] = {}  # by model; "" holds those for all
+        self.sampling: Sampling | None = None
 
-    def of(self, model: str = "") -> dict[str, Any]:
-        """The settings of a model: its own, else those for all models. Every value is text, or a list of texts."""
-        return {**_DEFAULTS, **self._settings.get("", {}), **self._settings.get(model, {})}
+    def values(self) -> dict[str, Any]:
+        """Every setting as text, or a list of texts."""
+        now = self.sampling
+        on, rate, count = (now.on, now.rate, now.count) if now else (False, 1, -1)
+        return {_LEVEL: ["TIMESTAMPS" if on else "OFF"], _RATE: str(rate), _COUNT: str(count), **_UNCHANGING}
 
-    def rate(self, model: str) -> int:
-        """Of how many requests to this model one is to be traced; 0 for none."""
-        settings = self.of(model)
-        return 0 if settings["trace_level"] == [_OFF] else int(settings["trace_rate"])
-
-    def change(self, given: Mapping[str, object], model: str = "") -> None:
-        """Change those settings that are given; None lets one be as for all models again, or as at the start.
+    def change(self, given: Mapping[str, object]) -> None:
+        """Change the settings that are given; None brings one back to where every server starts.
 
         Raises:
             RequestError: an unknown setting or a wrong value; nothing was changed.
-            UnsupportedError: what the server does not do.
+            UnsupportedError: what the server does not do, which is all of it where nothing traces.
         """
-        checked = {name: None if value is None else self._checked(name, value) for name, value in given.items()}
-        mine = {**self._settings.get(model, {}), **checked}
-        self._settings[model] = {name: value for name, value in mine.items() if value is not None}
-        if self.changed is not None:
-            self.changed()
+        now = self.values()
+        wanted = {name: _trace_setting(name, value, now) for name, value in given.items()}
+        if {**now, **wanted} == now:
+            return
+        if self.sampling is None:
+            raise UnsupportedError("this server does not trace", where=min(wanted))
+        self.sampling.on = wanted.get(_LEVEL, now[_LEVEL]) != ["OFF"]
+        self.sampling.rate = int(wanted.get(_RATE, now[_RATE]))
+        self.sampling.count = int(wanted.get(_COUNT, now[_COUNT]))
 
-    def _checked(self, name: str, value: object) -> Any:
-        if name not in _DEFAULTS:
-            raise RequestError(
-                f"there is no trace setting {name[:100]!r}", remedy=f"There are: {', '.join(_DEFAULTS)}."
-            )
-        given = value if isinstance(value, list) else [value]
-        texts = [text for text in given if isinstance(text, str)]
-        if not texts or len(texts) < len(given):
-            raise RequestError("must be text, or a list of texts", where=name)
-        if name == "trace_level":
-            return self._level(texts)
-        text = texts[0]
-        number = int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 10 else None
-        if len(texts) > 1 or (name == "trace_rate" and (number is None or number < 1)):
-            raise RequestError("must be a whole number from 1, as text", where=name)
-        if name != "trace_rate" and text != _DEFAULTS[name]:
-            raise UnsupportedError(f"stays {_DEFAULTS[name]!r}", where=name)
-        return text
 
-    def _level(self, levels: list[str]) -> list[str]:
-        if unknown := set(levels) - {_OFF, "TIMESTAMPS", "TENSORS"}:
-            raise RequestError(f"{min(unknown)[:100]!r} is no level", where="trace_level")
-        if "TENSORS" in levels:
-            raise UnsupportedError("tensors are not traced: they are the callers' own", where="trace_level")
-        if levels == [_OFF] or self.changed is not None:
-            return [_OFF] if _OFF in levels else ["TIMESTAMPS"]
-        raise UnsupportedError("this server does not trace", where="trace_level")
+def _trace_setting(name: str, value: object, now: Mapping[str, Any]) -> Any:
+    """The value of one setting, checked."""
+    if name not in now:
+        raise RequestError(f"there is no trace setting {name[:100]!r}", remedy=f"There are: {', '.join(now)}.")
+    given = value if isinstance(value, list) else [value]
+    texts = [text for text in given if isinstance(text, str)]
+    if value is not None and (not texts or len(texts) < len(given)):
+        raise RequestError("must be text, or a list of texts", where=name)
+    if name == _LEVEL:
+        return _trace_level(texts or ["TIMESTAMPS"])
+    text = texts[0] if texts else {_RATE: "1", _COUNT: "-1", **_UNCHANGING}[name]
+    if name in _UNCHANGING:
+        if text != now[name]:
+            raise UnsupportedError(f"stays {now[name]!r}", where=name)
+    elif not (text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() and len(text) < 10):
+        raise RequestError("must be a whole number, as text", where=name)
+    elif int(text) < (1 if name == _RATE else -1):
+        raise RequestError(f"{text} is too small", where=name)
+    return text
+
+
+def _trace_level(levels: list[str]) -> list[str]:
+    if unknown := set(levels) - {"OFF", "TIMESTAMPS", "TENSORS"}:
+        raise RequestError(f"{min(unknown)[:100]!r} is no level", where=_LEVEL)
+    if "TENSORS" in levels:
+        raise UnsupportedError("tensors are not traced: they are the callers' own", where=_LEVEL)
+    return ["OFF"] if "OFF" in levels else ["TIMESTAMPS"]
