@@ -56,7 +56,9 @@ class Model:
 
     def __init__(self, session: Doubler, store: AnswerStore, *parts: str, worth: Worth | None = None) -> None:
         metrics = ModelMetrics()
-        self.runner = Runner(session, BatchLimits(queue_rows=1_000_000), whole_rows=True, watcher=metrics, name="doubler")
+        self.runner = Runner(
+            session, BatchLimits(queue_rows=1_000_000), whole_rows=True, watcher=metrics, name="doubler"
+        )
         self.counts = CacheCounts()
         worth = worth or Worth(metrics.compute, budget_s=1e9)
         self.cache = AnswerCache(store, Keys(*parts), worth, self.counts, "doubler")

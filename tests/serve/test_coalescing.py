@@ -2,8 +2,9 @@
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -302,82 +303,86 @@ class Run:
     how: str = "under way"
 
 
+Outcome = tuple[str, float, Run | None]
+
+
 @settings(max_examples=300, deadline=None)
 @given(CALLS, st.lists(st.tuples(st.integers(1, 25), st.booleans()), min_size=1, max_size=5))
 def test_exactly_one_right_answer_each_under_any_history(calls: list[Call], kinds: list[tuple[int, bool]]) -> None:
     runs: list[Run] = []
 
-    def work(key: bytes) -> Callable[[float, int], Awaitable[Run]]:
-        async def compute(_timeout_s: float, _priority: int) -> Run:
-            loop = asyncio.get_running_loop()
-            tenths, succeeds = kinds[len(runs) % len(kinds)]
-            run = Run(key, loop.time())
-            runs.append(run)
-            try:
-                await asyncio.sleep(tenths / 10 + 0.01)
-                run.how = "succeeded" if succeeds else "failed"
-            except asyncio.CancelledError:
-                run.how = "dropped"
-                raise
-            finally:
-                run.ended = loop.time()
-            if not succeeds:
-                raise InferenceError(f"{len(runs)}")
-            return run
-
-        return compute
-
-    async def one(flights: Flights[Run], call: Call) -> tuple[str, float, Run | None]:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(call.arrives)
-        task = asyncio.create_task(flights.join(call.key, work(call.key), loop.time() + call.patience, 0))
-        if call.leaves_after is not None:
-            loop.call_later(call.leaves_after, task.cancel)
-        try:
-            run = await task
-        except DeadlineError:
-            return "late", loop.time(), None
-        except InferenceError:
-            return "failed", loop.time(), None
-        except asyncio.CancelledError:
-            return "left", loop.time(), None
-        return "answered", loop.time(), run
-
-    async def main() -> list[tuple[str, float, Run | None]]:
+    async def main() -> list[Outcome]:
         flights: Flights[Run] = Flights(lambda _key, result: result)
-        outcomes = await asyncio.gather(*(one(flights, call) for call in calls))
+        outcomes = await asyncio.gather(*(one_call(flights, call, runs, kinds) for call in calls))
         await asyncio.sleep(0)
         assert not len(flights)
         return outcomes
 
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         outcomes = runner.run(main())
+    for call, outcome in zip(calls, outcomes, strict=True):
+        check_call(call, outcome, [run for run in runs if run.key == call.key])
+    for key in (b"a", b"b"):
+        stays = [(call.arrives, when) for call, (_, when, _) in zip(calls, outcomes, strict=True) if call.key == key]
+        check_runs([run for run in runs if run.key == key], stays)
 
-    for call, (how, when, run) in zip(calls, outcomes, strict=True):
-        mine = [one for one in runs if one.key == call.key]
-        if how == "answered":
-            assert run in mine
-            assert run.how == "succeeded"
-            assert call.arrives <= run.ended == pytest.approx(when)
-            assert when <= call.arrives + call.patience + 1e-9
-        elif how == "late":
-            assert when == pytest.approx(call.arrives + call.patience)
-        elif how == "left":
-            assert call.leaves_after is not None
-            assert when == pytest.approx(call.arrives + call.leaves_after)
-        else:
-            assert any(one.how == "failed" and one.ended == pytest.approx(when) for one in mine)
-        if how in ("late", "left"):  # nobody is left waiting past an answer
-            assert not any(call.arrives < one.ended < when - 1e-9 and one.how != "dropped" for one in mine)
-    for key in (b"a", b"b"):  # one run at a time
-        mine = sorted((one for one in runs if one.key == key), key=lambda one: one.began)
-        assert all(one.ended <= other.began + 1e-9 for one, other in zip(mine, mine[1:], strict=False))
-    for one in runs:  # a run is dropped when the last who waits for it leaves, and never before
-        ends = [when for call, (_, when, _) in zip(calls, outcomes, strict=True) if call.key == one.key]
-        assert one.how != "under way"
-        assert any(end == pytest.approx(one.ended) for end in ends)
-        assert not any(
-            call.arrives < one.ended - 1e-9 and when > one.ended + 1e-9
-            for call, (_, when, _) in zip(calls, outcomes, strict=True)
-            if call.key == one.key and one.how == "dropped"
-        )
+
+async def one_call(flights: Flights[Run], call: Call, runs: list[Run], kinds: list[tuple[int, bool]]) -> Outcome:
+    async def compute(_timeout_s: float, _priority: int) -> Run:
+        tenths, succeeds = kinds[len(runs) % len(kinds)]
+        run = Run(call.key, loop.time())
+        runs.append(run)
+        try:
+            await asyncio.sleep(tenths / 10 + 0.01)
+            run.how = "succeeded" if succeeds else "failed"
+        except asyncio.CancelledError:
+            run.how = "dropped"
+            raise
+        finally:
+            run.ended = loop.time()
+        if not succeeds:
+            raise InferenceError("failed")
+        return run
+
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(call.arrives)
+    task = asyncio.create_task(flights.join(call.key, compute, loop.time() + call.patience, 0))
+    if call.leaves_after is not None:
+        loop.call_later(call.leaves_after, task.cancel)
+    try:
+        run = await task
+    except DeadlineError:
+        return "late", loop.time(), None
+    except InferenceError:
+        return "failed", loop.time(), None
+    except asyncio.CancelledError:
+        return "left", loop.time(), None
+    return "answered", loop.time(), run
+
+
+def check_call(call: Call, outcome: Outcome, runs: list[Run]) -> None:
+    """One outcome, of a run that this caller waited for, no later than it was willing to wait."""
+    how, when, run = outcome
+    if how == "answered":
+        assert run in runs
+        assert run.how == "succeeded"
+        assert call.arrives <= run.ended == pytest.approx(when)
+        assert when <= call.arrives + call.patience + 1e-9
+    elif how == "failed":
+        assert any(one.how == "failed" and one.ended == pytest.approx(when) for one in runs)
+    else:
+        stayed = call.patience if how == "late" else call.leaves_after
+        assert stayed is not None
+        assert when == pytest.approx(call.arrives + stayed)
+        assert not any(call.arrives < one.ended < when - 1e-9 and one.how != "dropped" for one in runs)
+
+
+def check_runs(runs: list[Run], stays: list[tuple[float, float]]) -> None:
+    """One run at a time, each for as long as somebody waits for it and no longer."""
+    for one, other in pairwise(runs):
+        assert one.ended <= other.began + 1e-9
+    for run in runs:
+        assert run.how != "under way"
+        assert any(left == pytest.approx(run.ended) for _, left in stays)
+        if run.how == "dropped":
+            assert not any(came < run.ended - 1e-9 and left > run.ended + 1e-9 for came, left in stays)

@@ -96,10 +96,12 @@ class AnswerStore:
             self._make_room()
 
     def forget(self, owner: Owner) -> None:
-        """Drop every answer of one owner."""
+        """Drop every answer of one owner, and the ghosts, of which nobody knows whose they are."""
         for queue in (self._new, self._main):
             for key in [key for key, entry in queue.items() if entry.owner is owner]:
                 self._remove(queue, key)
+        while self._ghosts:
+            self._forget_ghost(next(iter(self._ghosts)))
 
     def _make_room(self) -> None:
         """One step: something goes, moves on, or goes round with one use less."""

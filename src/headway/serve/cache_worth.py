@@ -25,6 +25,7 @@ SAMPLE = 64  # one request in so many, while off
 BUDGET_S = 0.1
 _MARGIN = 2.0
 _DISPATCH_S = 10e-6  # the queue and the way to a worker and back cost this beside the run, at 32 callers; more at fewer
+_FLIGHT_S = 8e-6  # the task, future and timer of a miss
 _REFRESH = 32  # runs between two looks at what they cost
 
 # Asked for: seconds that runs took so far, a run counted once whatever its rows; and the requests in them.
@@ -72,7 +73,7 @@ class Worth:
 
     def kept(self, seconds: float) -> None:
         """While on: the answer of a miss took `seconds` to keep."""
-        seconds = self._charge(seconds)
+        seconds = self._charge(seconds) + _FLIGHT_S
         self._keep_s += (seconds - self._keep_s) / 8
         self._spend(seconds)
 
