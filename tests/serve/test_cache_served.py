@@ -206,6 +206,18 @@ def test_a_running_answer_is_shared_within_a_tenant_alone(sealed: Seal) -> None:
     in_process(sealed("linear"), body)
 
 
+def test_a_caller_who_asks_for_a_priority_that_is_none_fails_nobody_else(sealed: Seal) -> None:
+    async def body(model: ServedModel, session: Gated, _store: AnswerStore) -> None:
+        wrong = asyncio.create_task(model.infer(InferRequest({"input": ROW}, priority=99), 20))
+        right = asyncio.create_task(model.infer(InferRequest({"input": ROW}), 20))
+        await asyncio.sleep(0)
+        session.gate.set()
+        np.testing.assert_allclose((await right).outputs[0][1], ROW @ WEIGHTS, rtol=1e-6)
+        await asyncio.gather(wrong, return_exceptions=True)
+
+    in_process(sealed("linear"), body)
+
+
 def test_a_closed_model_leaves_nothing_in_memory(sealed: Seal) -> None:
     async def body(model: ServedModel, session: Gated, store: AnswerStore) -> None:
         session.gate.set()

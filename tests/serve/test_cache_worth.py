@@ -131,10 +131,10 @@ def test_keys_of_samples_are_bounded_and_go_when_it_comes_back() -> None:
     traffic = Traffic()
     traffic.worth.room = 50
     traffic.send(unique(), 100_000)
-    assert len(traffic.worth._ghosts) == 50
+    assert len(traffic.worth._sampled) == 50
     traffic.send(cycle(range(5)), 20_000)
     assert traffic.worth.on
-    assert not traffic.worth._ghosts
+    assert not len(traffic.worth._sampled)
 
 
 def test_a_beat_in_the_traffic_does_not_fool_the_sample() -> None:

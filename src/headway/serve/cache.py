@@ -14,9 +14,10 @@ from headway.core.tensors import Array
 from headway.observe.cache_counts import CacheCounts
 from headway.observe.logs import logger
 from headway.serve.cache_key import Keys
-from headway.serve.cache_store import AnswerStore, frozen, size_of
+from headway.serve.cache_store import AnswerStore
 from headway.serve.cache_worth import Worth
 from headway.serve.coalescing import Compute, Flights
+from headway.serve.packed import pack, read_only, unpack
 
 Arrays = Mapping[str, Array]
 
@@ -38,7 +39,7 @@ class AnswerCache:
     def __init__(self, store: AnswerStore, keys: Keys, worth: Worth, counts: CacheCounts, name: str) -> None:
         self.counts = counts
         counts.on = worth.on
-        self._store = store
+        self._store, self._start = store, store.own(counts)
         self._keys = keys
         self._worth = worth
         self._name = name
@@ -59,7 +60,7 @@ class AnswerCache:
             priority: of this caller.
 
         Returns:
-            Arrays that must not be written to. (From memory or a shared run, they are read-only.)
+            Arrays that must not be written to: others may hold them, and then they are read-only.
 
         Raises:
             DeadlineError: there was no answer within `timeout_s` seconds.
@@ -73,26 +74,27 @@ class AnswerCache:
         deadline = loop.time() + timeout_s
         began = perf_counter()
         if sum(map(_bytes, inputs.values())) <= _HASHED_HERE:
-            key = self._keys.of(inputs, tenant)
+            digest = self._keys.of(inputs, tenant)
         else:
-            key = await loop.run_in_executor(None, self._keys.of, inputs, tenant)
+            digest = await loop.run_in_executor(None, self._keys.of, inputs, tenant)
+        key = self._start + digest
         if not worth.on:
             counts.passed += 1
             worth.sampled(key, perf_counter() - began)
             self._tell()
             return await compute(deadline - loop.time(), priority)
-        outputs = self._store.get(key)
+        packed = self._store.get(key)
         flying = key in self._flights
-        hit = outputs is not None or flying
+        hit = packed is not None or flying
         seconds = perf_counter() - began
         worth.looked_up(seconds, hit=hit)
         if hit:
             counts.hit_seconds += seconds
         else:
             counts.miss_seconds += seconds
-        if outputs is not None:
+        if packed is not None:
             counts.hits += 1
-            return outputs
+            return unpack(packed)
         if flying:
             counts.coalesced += 1
         else:
@@ -103,15 +105,16 @@ class AnswerCache:
     def close(self) -> None:
         """Forget every answer, and keep none of the runs under way."""
         self._closed = True
-        self._store.forget(self)
+        self._store.forget(self._start)
 
     def _keep(self, key: bytes, outputs: Arrays) -> Arrays:
         began = perf_counter()
-        lasting = not self._closed and sum(map(_bytes, outputs.values())) <= self._store.largest
-        shared = frozen(outputs, lasting=lasting)
-        self._answer_bytes = size_of(shared)
-        if lasting:
-            self._store.put(key, shared, self._answer_bytes, self)
+        self._answer_bytes = sum(map(_bytes, outputs.values()))
+        if self._closed or self._answer_bytes > self._store.largest:
+            return read_only(outputs)
+        packed = pack(outputs)
+        self._store.put(key, packed)
+        shared = unpack(packed)
         seconds = perf_counter() - began
         self._worth.kept(seconds)
         self.counts.miss_seconds += seconds

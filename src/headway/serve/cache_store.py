@@ -6,42 +6,45 @@ queue; if not, it goes, and only its key is remembered, among the ghosts. An ans
 main queue. There, what was asked for since it last came to the end goes round again, up to three times. So inputs that
 come once, a scan over a data set say, pass through a tenth of the memory and push out nothing that is in use; and a hit
 moves nothing, it only counts. `docs/decisions/0027-cache.md` compares it with LRU.
+
+Keys and answers are `bytes` in plain dictionaries and deques, for the sake of the garbage collector (see `packed.py`).
 """
 
 import sys
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections import deque
+from itertools import count
 
-import numpy as np
-
-from headway.core.tensors import Array
 from headway.observe.cache_counts import CacheCounts
 
-Arrays = Mapping[str, Array]
-
-_ENTRY_BYTES = 400  # the key, the entry, and its place in a queue
-_GHOST_BYTES = 220  # the key and its place in a queue
+_ENTRY_BYTES = 240  # the key, its places in a queue and two dictionaries, and what these have in reserve
+_GHOST_BYTES = 180
 _MOST_USES = 3
+_START = 4  # bytes of a key that say whose it is
 _NEW_SHARE = 10  # one part in so many is for new answers
 
 
-class Owner(Protocol):
-    """Whose answers these are."""
+class Recent:
+    """The last so many keys that were added. One that is added again meanwhile may be forgotten earlier."""
 
-    counts: CacheCounts
+    def __init__(self) -> None:
+        self._keys: dict[bytes, None] = {}
+        self._order: deque[bytes] = deque()
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._keys
 
-@dataclass(slots=True)
-class _Entry:
-    owner: Owner
-    outputs: Arrays
-    size: int
-    uses: int = 0
+    def __len__(self) -> int:
+        return len(self._order)
 
+    def add(self, key: bytes) -> None:
+        """Remember a key."""
+        self._keys[key] = None
+        self._order.append(key)
 
-_Queue = OrderedDict[bytes, _Entry]
+    def trim(self, most: int) -> None:
+        """Forget the oldest, until at most so many are left."""
+        while len(self._order) > most:
+            self._keys.pop(self._order.popleft(), None)
 
 
 class AnswerStore:
@@ -50,115 +53,102 @@ class AnswerStore:
     Attributes:
         capacity: bytes that everything in it may take.
         largest: bytes of an answer that is kept, and of all new ones together: a larger one would push out the rest.
-        used: bytes that it takes, keys and ghosts included.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.largest = capacity // _NEW_SHARE
-        self.used = 0
-        self._new: _Queue = OrderedDict()
-        self._main: _Queue = OrderedDict()
-        self._ghosts: OrderedDict[bytes, None] = OrderedDict()
-        self._new_bytes = 0
+        self._answers: dict[bytes, bytes] = {}
+        self._uses: dict[bytes, int] = {}  # since it last came to the end of its queue
+        self._new: deque[bytes] = deque()
+        self._main: deque[bytes] = deque()
+        self._ghosts = Recent()
+        self._new_bytes = self._bytes = 0
+        self._owners: dict[bytes, CacheCounts] = {}
+        self._serial = count(1)
 
-    def get(self, key: bytes) -> Arrays | None:
-        """The answer, if it is here. Its arrays are shared and read-only."""
-        entry = self._new.get(key) or self._main.get(key)
-        if entry is None:
-            return None
-        if entry.uses < _MOST_USES:
-            entry.uses += 1
-        return entry.outputs
+    @property
+    def used(self) -> int:
+        """Bytes that everything in it takes, ghosts included."""
+        return self._bytes + _GHOST_BYTES * len(self._ghosts)
 
-    def put(self, key: bytes, outputs: Arrays, size: int, owner: Owner) -> None:
-        """Keep an answer, if it is not here already.
+    def own(self, counts: CacheCounts) -> bytes:
+        """What the keys of a new owner begin with. The owner's entries, bytes and evictions are counted in `counts`."""
+        start = next(self._serial).to_bytes(_START, "little")
+        self._owners[start] = counts
+        return start
 
-        Args:
-            key: of the request.
-            outputs: from `frozen`.
-            size: its `size_of`. What is larger than `largest` is not kept.
-            owner: by which it can be forgotten.
-        """
-        if size > self.largest or key in self._new or key in self._main:
+    def get(self, key: bytes) -> bytes | None:
+        """The answer, if it is here."""
+        found = self._answers.get(key)
+        if found is not None and (uses := self._uses[key]) < _MOST_USES:
+            self._uses[key] = uses + 1
+        return found
+
+    def put(self, key: bytes, answer: bytes) -> None:
+        """Keep an answer, unless it is larger than `largest` or here already; `key` begins as `own` said."""
+        size = _size(answer)
+        if size > self.largest or key in self._answers:
             return
-        entry = _Entry(owner, outputs, size)
         if key in self._ghosts:
-            self._forget_ghost(key)
-            self._main[key] = entry
+            self._main.append(key)
         else:
-            self._new[key] = entry
+            self._new.append(key)
             self._new_bytes += size
-        self.used += size
-        owner.counts.entries += 1
-        owner.counts.bytes += size
+        self._answers[key], self._uses[key] = answer, 0
+        self._bytes += size
+        counts = self._owners[key[:_START]]
+        counts.entries += 1
+        counts.bytes += size
         while self.used > self.capacity:
             self._make_room()
 
-    def forget(self, owner: Owner) -> None:
-        """Drop every answer of one owner, and the ghosts, of which nobody knows whose they are."""
+    def forget(self, start: bytes) -> None:
+        """Drop every answer of one owner, which puts none any more. Ghosts go with them: whose they are is not kept."""
         for queue in (self._new, self._main):
-            for key in [key for key, entry in queue.items() if entry.owner is owner]:
-                self._remove(queue, key)
-        while self._ghosts:
-            self._forget_ghost(next(iter(self._ghosts)))
+            keys = list(queue)
+            queue.clear()
+            queue.extend(key for key in keys if not key.startswith(start))
+            for key in keys:
+                if key.startswith(start):
+                    self._drop(key)
+        self._new_bytes = sum(_size(self._answers[key]) for key in self._new)
+        self._ghosts.trim(0)
+        del self._owners[start]
 
     def _make_room(self) -> None:
         """One step: something goes, moves on, or goes round with one use less."""
-        if self._ghosts and len(self._ghosts) > len(self._new) + len(self._main):
-            self._forget_ghost(next(iter(self._ghosts)))
+        if len(self._ghosts) > len(self._answers):
+            self._ghosts.trim(len(self._answers))
         elif self._new and (self._new_bytes > self.largest or not self._main):
-            key, entry = next(iter(self._new.items()))
-            if entry.uses:
-                del self._new[key]
-                self._new_bytes -= entry.size
-                entry.uses = 0
-                self._main[key] = entry
+            key = self._new.popleft()
+            self._new_bytes -= _size(self._answers[key])
+            if self._uses[key]:
+                self._uses[key] = 0
+                self._main.append(key)
             else:
-                self._evict(self._new, key)
-                self._ghosts[key] = None
-                self.used += _GHOST_BYTES
+                self._evict(key)
+                self._ghosts.add(key)
         else:
-            key, entry = next(iter(self._main.items()))
-            if entry.uses:
-                entry.uses -= 1
-                self._main.move_to_end(key)
+            key = self._main.popleft()
+            if self._uses[key]:
+                self._uses[key] -= 1
+                self._main.append(key)
             else:
-                self._evict(self._main, key)
+                self._evict(key)
 
-    def _evict(self, queue: _Queue, key: bytes) -> None:
-        queue[key].owner.counts.evictions += 1
-        self._remove(queue, key)
+    def _evict(self, key: bytes) -> None:
+        self._owners[key[:_START]].evictions += 1
+        self._drop(key)
 
-    def _remove(self, queue: _Queue, key: bytes) -> None:
-        entry = queue.pop(key)
-        self.used -= entry.size
-        if queue is self._new:
-            self._new_bytes -= entry.size
-        entry.owner.counts.entries -= 1
-        entry.owner.counts.bytes -= entry.size
-
-    def _forget_ghost(self, key: bytes) -> None:
-        del self._ghosts[key]
-        self.used -= _GHOST_BYTES
+    def _drop(self, key: bytes) -> None:
+        size = _size(self._answers.pop(key))
+        del self._uses[key]
+        self._bytes -= size
+        counts = self._owners[key[:_START]]
+        counts.entries -= 1
+        counts.bytes -= size
 
 
-def frozen(outputs: Arrays, *, lasting: bool) -> dict[str, Array]:
-    """Outputs that nobody can write to, because several callers will hold them.
-
-    What is to last is a copy: the rows of a run are views of the whole run's output, and would keep all of it alive.
-    """
-    found = {name: np.array(value, order="C") if lasting else value.view() for name, value in outputs.items()}
-    for value in found.values():
-        value.flags.writeable = False
-    return found
-
-
-def size_of(outputs: Arrays) -> int:
-    """Bytes of memory that a `frozen` answer takes: arrays, their elements where these are objects, and all around."""
-    total = _ENTRY_BYTES + sys.getsizeof(outputs)
-    for value in outputs.values():
-        total += sys.getsizeof(value)
-        if value.dtype.kind == "O":
-            total += sum(map(sys.getsizeof, value.flat))
-    return total
+def _size(answer: bytes) -> int:
+    return _ENTRY_BYTES + sys.getsizeof(answer)

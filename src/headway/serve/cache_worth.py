@@ -18,8 +18,9 @@ drive this through any traffic.
 """
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable
+
+from headway.serve.cache_store import Recent
 
 SAMPLE = 64  # one request in so many, while off
 BUDGET_S = 0.1
@@ -54,7 +55,7 @@ class Worth:
         self._known = 0.0, 0
         self._chance = random.Random()  # noqa: S311  (not a secret)
         self._until_sample = 0
-        self._ghosts: OrderedDict[bytes, None] = OrderedDict()
+        self._sampled = Recent()
 
     def passes(self) -> bool:
         """Whether the next request is not to be looked up."""
@@ -80,16 +81,15 @@ class Worth:
     def sampled(self, key: bytes, seconds: float) -> None:
         """While off: a sampled request has this key, which took `seconds`."""
         self._refresh()
-        hit = key in self._ghosts
-        self._ghosts[key] = None
-        self._ghosts.move_to_end(key)
-        while len(self._ghosts) > self.room:
-            self._ghosts.popitem(last=False)
+        hit = key in self._sampled
+        if not hit:
+            self._sampled.add(key)
+            self._sampled.trim(self.room)
         cost = self._charge(seconds) + self._keep_s * (not hit)
         self._balance = max(self._balance + SAMPLE * (self._run_s * hit - _MARGIN * cost), -self._budget_s)
         if self._balance >= 0:
             self.on, self._balance = True, 0.0
-            self._ghosts.clear()
+            self._sampled.trim(0)
 
     def _charge(self, seconds: float) -> float:
         return min(seconds, self._budget_s / 10)

@@ -173,9 +173,9 @@ class ServedModel:
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""
         self.ready = self.metrics.ready = False
-        await self._runner.close(drain_s)
         if self._answers is not None:
             self._answers.close()
+        await self._runner.close(drain_s)
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
         if request.outputs is None:
