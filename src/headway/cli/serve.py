@@ -26,6 +26,13 @@ def serve(
     choose_seconds: Annotated[
         float, typer.Option(help="Seconds to measure a bundle's variants in, once on a machine; 0: do not.")
     ] = 1.0,
+    cache_mb: Annotated[
+        int,
+        typer.Option(
+            help="MB of memory for answers to inputs that come again; identical requests then also share a run."
+            " 0: every request runs, as a measurement that repeats its inputs needs."
+        ),
+    ] = 0,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
     as_json: Json = False,
@@ -39,6 +46,7 @@ def serve(
     settings = {
         "host": host, "http_port": http_port, "grpc_port": None if no_grpc else grpc_port,
         "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
+        "cache_mb": cache_mb,
         "public_key": public_key, "trust_any": trust_any,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))

@@ -44,6 +44,15 @@ class ServeConfig(Config):
     queue_rows: int = Field(
         1024, ge=1, description="Rows that may wait, past it requests are refused with 503; and rows of one request."
     )
+    cache_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="MB of memory for answers, of all models together. An input that comes again is then answered from"
+        " memory, and one that comes while it is being answered joins that run; each tenant (Authorization) has its own"
+        " answers. Where this does not pay, it switches itself off. 0, the default, is neither: every request runs, so"
+        " that a measurement that repeats its inputs measures the model.",
+    )
     request_timeout_s: float = Field(
         30, gt=0, le=86400, description="Seconds to read a request, and again to answer it."
     )

@@ -13,8 +13,13 @@ from typing import Any
 
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
+from headway.observe.cache_counts import CacheCounts
 from headway.observe.metrics import Metrics, ModelMetrics, Outcome
 from headway.serve.batcher import BatchLimits
+from headway.serve.cache import AnswerCache
+from headway.serve.cache_key import Keys
+from headway.serve.cache_store import AnswerStore
+from headway.serve.cache_worth import Worth
 from headway.serve.classification import classify
 from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
 from headway.serve.loading import Loaded
@@ -85,7 +90,9 @@ class ServedModel:
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics, store: AnswerStore | None = None
+    ) -> None:
         manifest = loaded.bundle.manifest
         self.name, self.version = manifest.name, manifest.version
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
@@ -103,6 +110,11 @@ class ServedModel:
             loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
         )
         metrics.queued_rows = lambda: self._runner.queued_rows
+        self._answers: AnswerCache | None = None
+        if store is not None:
+            keys = Keys(loaded.bundle.digest, loaded.variant.id, self.version, "answer")
+            counts = metrics.caches.setdefault("answer", CacheCounts())
+            self._answers = AnswerCache(store, keys, Worth(metrics.compute), counts, f"{self.name}:{self.version}")
         self.ready = metrics.ready = True
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
@@ -145,14 +157,24 @@ class ServedModel:
         ]
         return InferResponse(self.name, self.version, request.id, answers)
 
-    async def _outputs(self, request: InferRequest, timeout_s: float) -> dict[str, Array]:
+    async def _outputs(self, request: InferRequest, timeout_s: float) -> Mapping[str, Array]:
         """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
         checked = self._signature.check(request.inputs)
-        return await self._runner.infer(checked, timeout_s)
+        if self._answers is None:
+            return await self._runner.infer(checked, timeout_s)
+        return await self._answers.get_or_run(
+            checked.inputs,
+            request.tenant,
+            lambda seconds, _priority: self._runner.infer(checked, seconds),
+            timeout_s,
+            request.priority,
+        )
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""
         self.ready = self.metrics.ready = False
+        if self._answers is not None:
+            self._answers.close()
         await self._runner.close(drain_s)
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
@@ -173,10 +195,12 @@ class DataPlane:
 
     Attributes:
         draining: whether the server is shutting down: it is not ready, but still answers what it has.
+        store: of answers, for the models that are added; None where nothing is cached.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, store: AnswerStore | None = None) -> None:
         self.metrics = metrics
+        self.store = store
         self.draining = False
         self._models: dict[str, dict[str, ServedModel]] = {}
 

@@ -23,6 +23,7 @@ from headway.core.errors import ConfigError
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
 from headway.serve.batcher import BatchLimits
+from headway.serve.cache_store import AnswerStore
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, ServedModel
 from headway.serve.loading import Loaded, Source, load_bundle, warm_up
@@ -202,7 +203,7 @@ class Server:
 
     def _plane(self, loaded: Sequence[Loaded]) -> DataPlane:
         config = self.config
-        plane = DataPlane(Metrics())
+        plane = DataPlane(Metrics(), AnswerStore(config.cache_mb * 1_000_000) if config.cache_mb else None)
         for one in loaded:
             limits = BatchLimits(
                 max_rows=config.max_batch_rows,
@@ -211,7 +212,8 @@ class Server:
                 parallel_runs=config.parallel_runs if one.session.thread_safe else 1,
             )
             manifest = one.bundle.manifest
-            plane.add(ServedModel(one, limits, plane.metrics.model(manifest.name, manifest.version)))
+            metrics = plane.metrics.model(manifest.name, manifest.version)
+            plane.add(ServedModel(one, limits, metrics, plane.store))
         return plane
 
     def _grpc(self, plane: DataPlane, place: _Place | None) -> "GrpcServer | None":
