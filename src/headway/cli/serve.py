@@ -26,6 +26,13 @@ def serve(
     choose_seconds: Annotated[
         float, typer.Option(help="Seconds to measure a bundle's variants in, once on a machine; 0: do not.")
     ] = 1.0,
+    batching: Annotated[
+        str, typer.Option(metavar="adaptive|fixed", help="Whether batches wait for callers that are expected at once.")
+    ] = "adaptive",
+    latency_target_ms: Annotated[
+        float | None,
+        typer.Option(help="99th percentile for adaptive batching to keep.", show_default="the bundle's contract's"),
+    ] = None,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
     as_json: Json = False,
@@ -39,6 +46,7 @@ def serve(
     settings = {
         "host": host, "http_port": http_port, "grpc_port": None if no_grpc else grpc_port,
         "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
+        "batching": batching, "latency_target_ms": latency_target_ms,
         "public_key": public_key, "trust_any": trust_any,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))

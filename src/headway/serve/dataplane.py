@@ -81,6 +81,7 @@ class ServedModel:
         inputs: what a request must bring.
         outputs: what an answer can hold.
         choice: which variant answers, with how many threads, and why.
+        padding: whether requests of different lengths share runs, where the bundle declares how; else None.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
@@ -98,10 +99,13 @@ class ServedModel:
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
         self.max_batch_rows = limits.max_rows if shares_runs else 0
-        self._signature = Signature(self.inputs, shares_runs=shares_runs)
+        padding = loaded.padding if shares_runs else None
+        self.padding = padding is not None if manifest.padding else None
+        self._signature = Signature(self.inputs, shares_runs=shares_runs, padding=padding)
         self._runner = Runner(
-            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
-        )
+            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}",
+            padding=padding,
+        )  # fmt: skip
         metrics.queued_rows = lambda: self._runner.queued_rows
         self.ready = metrics.ready = True
 
@@ -148,7 +152,7 @@ class ServedModel:
     async def _outputs(self, request: InferRequest, timeout_s: float) -> dict[str, Array]:
         """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
         checked = self._signature.check(request.inputs)
-        return await self._runner.infer(checked, timeout_s)
+        return await self._runner.infer(checked, timeout_s, request.priority)
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""

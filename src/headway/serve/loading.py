@@ -16,6 +16,7 @@ from headway.runtimes.runtime import Runtime, Session
 from headway.serve.choice import Choice
 from headway.serve.choose import choose
 from headway.serve.config import CHOOSE_SECONDS
+from headway.serve.padding import Padding, proven
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +28,17 @@ Source = str | Path | Bundle
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session whose golden samples matched, and why it is this one. `session.close()` frees it."""
+    """A session whose golden samples matched, and why it is this one. `session.close()` frees it.
+
+    Attributes:
+        padding: how requests of different lengths share a run, where the bundle says so and it proved true here.
+    """
 
     bundle: Bundle
     variant: Variant
     session: Session
     choice: Choice
+    padding: Padding | None = None
 
 
 def find(source: Source) -> Bundle:
@@ -83,7 +89,8 @@ def load_bundle(
     bundle = given.private_copy()
     bundle.verify(public_key=public_key, trust_any=trust_any)
     choice, session = choose(bundle, partial(_prove, bundle), variant=variant, threads=threads, seconds=choose_seconds)
-    return Loaded(bundle, bundle.manifest.variant(choice.variant), session, choice)
+    serving = bundle.manifest.variant(choice.variant)
+    return Loaded(bundle, serving, session, choice, proven(bundle, serving, session))
 
 
 def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:

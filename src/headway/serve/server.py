@@ -22,7 +22,6 @@ from granian.server.embed import Server as Granian
 from headway.core.errors import ConfigError
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
-from headway.serve.batcher import BatchLimits
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, ServedModel
 from headway.serve.loading import Loaded, Source, load_bundle, warm_up
@@ -204,13 +203,8 @@ class Server:
         config = self.config
         plane = DataPlane(Metrics())
         for one in loaded:
-            limits = BatchLimits(
-                max_rows=config.max_batch_rows,
-                window=config.batch_window_ms / 1000,
-                queue_rows=config.queue_rows,
-                parallel_runs=config.parallel_runs if one.session.thread_safe else 1,
-            )
             manifest = one.bundle.manifest
+            limits = config.batch_limits(manifest.contract, thread_safe=one.session.thread_safe)
             plane.add(ServedModel(one, limits, plane.metrics.model(manifest.name, manifest.version)))
         return plane
 
