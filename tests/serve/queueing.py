@@ -3,13 +3,15 @@
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
+from headway.serve.batcher import Batch, Batcher, BatchLimits
 from headway.serve.durations import Durations
-from headway.serve.batcher import Batch, Batcher, BatchLimits, Job
+from headway.serve.lane import Job
 
-Duration = Callable[[int], float]
+Duration = Callable[[bool], float]
 Ask = tuple[int, tuple[int, ...]]
 """Rows and lengths of a request."""
 
@@ -26,7 +28,7 @@ class Outcome:
 
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    batches: list[list[Job[int]]] = field(default_factory=list)
+    batches: list[list[Job[bool]]] = field(default_factory=list)
 
     @property
     def throughput(self) -> float:
@@ -43,29 +45,32 @@ class Simulation:
         durations = Durations()  # as a server has them from warming up
         for cost in (1, limits.max_rows):
             durations.learn(cost, duration(cost))
-        self._batcher: Batcher[int] = Batcher(limits, durations)
+        self._batcher: Batcher[bool] = Batcher(limits, durations)
         self._duration = duration
         self._ask = ask
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._again: Callable[[], float | None] = lambda: None  # seconds until an answered caller asks again
+        self._think: Callable[[], float] = float
         self.now = 0.0
         self._outcome = Outcome()
 
-    def poisson(self, rate: float, requests: int, seed: int = 0) -> Outcome:
-        """Requests that are independent of each other, `rate` a second."""
+    def poisson(
+        self, rate: float, requests: int, seed: int = 0, *, callers: int = 0, think: Callable[[], float] = float
+    ) -> Outcome:
+        """Requests that are independent of each other, `rate` a second; beside them, `callers` as below."""
         chance = random.Random(seed)
-        times = itertools.accumulate(chance.expovariate(rate) for _ in range(requests))
-        return self._run(times, requests)
+        for when in itertools.accumulate(chance.expovariate(rate) for _ in range(requests)):
+            self._at(when, self._arrive)
+        return self.callers(callers, think, requests)
 
     def callers(self, count: int, think: Callable[[], float], requests: int) -> Outcome:
         """Callers who ask again `think` seconds after they were answered."""
-        self._again = think
-        return self._run(iter([think() for _ in range(count)]), requests)
+        self._think = think
+        for _ in range(count):
+            self._at(think(), partial(self._arrive, comes_back=True))
+        return self._run(requests)
 
-    def _run(self, first: Iterator[float], requests: int) -> Outcome:
-        for when in first:
-            self._at(when, self._arrive)
+    def _run(self, requests: int) -> Outcome:
         warm, began = requests // 5, 0.0
         while self._events and len(self._outcome.latencies) < requests:
             self.now, _, happen = heapq.heappop(self._events)
@@ -80,20 +85,20 @@ class Simulation:
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), happen))
 
-    def _arrive(self) -> None:
+    def _arrive(self, *, comes_back: bool = False) -> None:
         rows, lengths = self._ask()
-        self._batcher.offer(Job(0, rows, "lane", self.now, lengths=lengths))
+        self._batcher.offer(Job(comes_back, rows, "lane", self.now, lengths=lengths))
 
     def _look(self) -> None:
         while (batch := self._batcher.take(self.now)) is not None:
             self._outcome.batches.append(batch.jobs)
-            self._at(self.now + self._duration(batch.cost), lambda batch=batch: self._end(batch))
+            self._at(self.now + self._duration(batch.cost), partial(self._end, batch))
         if (when := self._batcher.next_look()) is not None:
             self._at(max(when, self.now + 0.001), lambda: None)
 
-    def _end(self, batch: Batch[int]) -> None:
+    def _end(self, batch: Batch[bool]) -> None:
         self._batcher.release(batch, self.now)
         for job in batch.jobs:
             self._outcome.latencies.append(self.now - job.arrived)
-            if (seconds := self._again()) is not None:
-                self._at(self.now + seconds, self._arrive)
+            if job.payload:
+                self._at(self.now + self._think(), partial(self._arrive, comes_back=True))

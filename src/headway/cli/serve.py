@@ -31,7 +31,7 @@ def serve(
     ] = "adaptive",
     latency_target_ms: Annotated[
         float | None,
-        typer.Option(help="99th percentile for adaptive batching to keep.", show_default="the bundle's contract's"),
+        typer.Option(help="No batch waits where its answers would take longer.", show_default="the contract's p99_ms"),
     ] = None,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,

@@ -1,39 +1,40 @@
-"""The adaptive policy: how large a batch may be, and when it pays to wait for a fuller one.
+"""The adaptive policy: when it pays to wait for a fuller batch.
 
-A run of n rows takes D(n) = a*n + b seconds (`durations.py` learns a and b): b is paid once a run, so that larger
-batches answer more rows a second, up to 1/a. What that means for one session that runs one batch at a time:
+A run of n rows takes D(n) = a*n + b seconds (`durations.py` learns a and b). b is paid once a run, so that larger
+batches answer more rows a second, up to 1/a. What follows for one session that runs one batch at a time:
 
-**Idle, few requests.** Waiting for a row that comes 1/rate seconds later delays everybody who is there, and every run
+**Idle, few requests.** To wait for a row that comes 1/rate seconds later delays everybody who is there, and every run
 after that, by as much. It never pays, and is never done.
 
-**Busy, requests independent of each other** (a Poisson process). The run under way is the wait. The rows that come in
-meanwhile form the next batch, and batches grow by themselves to n = rate*b / (1 - rate*a), at which the session just
-keeps up. To hold a run back beyond that makes each cycle longer and each answer later, and the throughput is the
-callers' own. So the session starts as soon as it is free.
+**Busy, requests that know nothing of each other** (a Poisson process). The run under way is the wait. The rows that
+come in meanwhile form the next batch, and batches grow by themselves to n = rate*b / (1 - rate*a), at which the session
+just keeps up. To hold a run back beyond that makes each cycle longer and each answer later, and brings no more
+requests. So the session starts as soon as it is free.
 
-**Busy, requests that follow answers** (N callers who each ask again once they are answered). Here greed costs: while
-one half of the callers runs, the other half queues; then they swap, for ever. N rows take two runs, a*N + 2*b. Had the
-session waited for the g seconds that answered callers take to come back, all would share one run, a*N + b + g. That
-pays where g < b. In general: k rows are here, and m more than chance would bring are expected within w seconds. Waiting
-costs each of the k rows w; it saves a run, b, for each of the m. So wait where
+**Busy, requests that follow answers** (N callers who each ask again once they are answered). Here greed costs. While
+one half of the callers runs, the other half queues; then they swap, for ever: N rows take two runs, a*N + 2*b. Had the
+session waited for the g seconds in which the answered come back, all would share one run, a*N + b + g. So when a run
+ends, with k requests waiting already and m of the answered expected back within w seconds, waiting saves a run, b, for
+each of the m. It costs each of the k requests w, and each of the m about half of it. Hence wait where
 
-    m * b  >  k * w
+    m * b  >  (k + m/2) * w
 
-m comes from what followed earlier runs: for each run, how many rows came within 1, 2, 4, ... ms of its end (an
-exponentially weighted mean), less those that came already, less what the same number of rows spread evenly over the
-time between two runs would bring. Independent requests are spread evenly, m is about 0, and nothing waits. The batch
-starts as soon as the rows that were expected are there. No row waits past the latency target, or its deadline.
+and no longer than until the m are there. m and w come from what followed earlier runs: how many requests came within 1,
+1.5, 2, 3, ... ms of their ends, as a share of the requests that were answered. Of n answered, a share p asks again
+within w, and everybody else is spread evenly over the time between two ends, C, so that p*n + (all - p*n) * w/C come in
+w: that gives p. Requests that know nothing of each other have p = 0, and nobody waits for them. Nobody is waited for
+either where the fuller run would end past the latency target.
 
-**A latency target.** Whoever comes just after a run began waits for all of it and then for his own: two runs have to
-fit the target, D(n) <= target / 2. Batches so small must still keep up: with more than 80% of the time taken, rate * (a
-+ b/n) > 0.8, queues grow faster than small batches gain, and the largest batches are the best there is.
+**Smaller batches than there could be** do not help: of the requests that wait, the last is answered later by each b
+that is paid more, and the largest batch is what keeps up with most. (Where a*n is nearly all of D(n), halves of a queue
+would answer some callers sooner; in simulations that was a tenth of the 99th percentile at best, and cost more close to
+saturation.)
 
-The control limit of a bulk queue (when to start with how many): R. Deb and R. Serfozo, "Optimal control of batch
-service queues", Advances in Applied Probability 5 (1973).
+When a batch server should start, and with how many: R. Deb and R. Serfozo, "Optimal control of batch service queues",
+Advances in Applied Probability 5 (1973).
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -45,8 +46,6 @@ timers count in milliseconds."""
 
 _FORGET = 0.2  # the weight of the last cycle in the mean
 _SEEN = 0.5  # share of a cycle past which those who come back look like anybody else
-_DEARER = 1.05  # what a row of a small batch may cost, times that of a large one
-_KEEPS_UP = 0.85  # share of the time that small batches may take
 
 
 class Adaptive:
@@ -54,7 +53,7 @@ class Adaptive:
 
     Args:
         durations: of the session's runs; learned elsewhere.
-        target: seconds from arrival to answer that are to be kept, or None.
+        target: seconds from arrival to answer past which nobody is waited for, or None.
     """
 
     __slots__ = (
@@ -74,12 +73,17 @@ class Adaptive:
 
     def arrived(self, now: float, cost: int) -> None:
         """A request was queued."""
+        if not self._answered:
+            return
         self._came[bisect_right(EDGES, now - self._ended)] += 1
         self._requests += 1
         self._cost += cost
 
     def ended(self, now: float, requests: int, waiting: int) -> None:
         """A run that answered so many requests ended, while others waited."""
+        if self._durations.fixed <= EDGES[0]:  # there is nothing to gain, and short runs stay cheap
+            self._answered = self._wanted = 0
+            return
         if self._answered:
             came = tuple(accumulate(self._came[:-1]))
             cycle = _Cycle(now - self._ended, self._answered, self._requests, self._cost, came)
@@ -88,7 +92,7 @@ class Adaptive:
         self._requests = self._cost = 0
         self._came = [0] * (len(EDGES) + 1)
         self._until, self._wanted = now, 0
-        if self._mean is not None and self._durations.fixed > EDGES[0]:
+        if self._mean is not None:
             self._plan(self._mean, waiting)
 
     def _plan(self, mean: "_Cycle", waiting: int) -> None:
@@ -110,18 +114,6 @@ class Adaptive:
         """When a batch that could start now had better start: now, or a little later."""
         return self._until if self._requests < self._wanted and self._until > now else now
 
-    def most(self, cost: float) -> float:
-        """What a batch may cost, at most `cost`."""
-        line, target = self._durations, self._target
-        if target is None or self._mean is None or not line.per_unit or line.of(cost) <= target / 2:
-            return cost
-        small = (target / 2 - line.fixed) / line.per_unit
-        if small < 1:
-            return cost
-        per_unit = line.per_unit + line.fixed / small
-        busy = self._mean.cost / self._mean.seconds * per_unit
-        return small if busy <= _KEEPS_UP and per_unit <= _DEARER * line.of(cost) / cost else cost
-
 
 class _Cycle(NamedTuple):
     """From the end of one run to that of the next, or the mean of such.
@@ -141,10 +133,18 @@ class _Cycle(NamedTuple):
     came: tuple[float, ...]
 
     def moved(self, other: "_Cycle") -> "_Cycle":
+        """The mean, once another cycle is over."""
+
         def mean(old: float, new: float) -> float:
             return old + _FORGET * (new - old)
 
-        return _Cycle(*map(mean, self[:4], other[:4]), tuple(map(mean, self.came, other.came)))
+        return _Cycle(
+            mean(self.seconds, other.seconds),
+            mean(self.answered, other.answered),
+            mean(self.requests, other.requests),
+            mean(self.cost, other.cost),
+            tuple(map(mean, self.came, other.came)),
+        )
 
     def back(self, edge: float, came: float) -> float:
         """The share of the answered who ask again before `edge`, beside arrivals that are spread evenly."""

@@ -9,7 +9,7 @@ a lone caller pays nothing for batching. While a run is under way, requests queu
 which the next batch forms: the busier the server, the fuller its batches. With one run at a time (`parallel_runs=1`)
 that is all. With more, a further run starts beside the first as soon as a batch is full, or its oldest row has waited
 for `window` seconds, whichever comes first. The clock starts at the oldest row. The adaptive policy (`adaptive.py`) may
-hold a batch back a little where waiting is expected to pay, and keep it small where a latency target asks for it.
+also hold a batch back while the session is idle, where waiting is expected to pay.
 
 **What goes into a batch.** Requests whose rows can be laid end to end: all their dimensions but the first agree, or are
 padded (`padding.py`). They wait in one lane for each such shape, and lanes take turns by their first requests.
@@ -29,25 +29,19 @@ This file holds the rules and no clock, thread or event loop: time comes in as a
 it through any history. `runner.py` gives it threads.
 """
 
-import heapq
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
-from itertools import islice
 from math import prod
-from operator import attrgetter
 from typing import Generic, TypeVar
 
 from headway.core.errors import RequestError
 from headway.serve.adaptive import Adaptive
 from headway.serve.durations import Durations
 from headway.serve.errors import FullError, TooLargeError
+from headway.serve.lane import LEVELS, Job, Lane, by_due
 from headway.serve.ragged import pick
 
 Payload = TypeVar("Payload")
-
-LEVELS = 10
-"""Levels of priority."""
 
 _NEIGHBOURS = 256  # waiting requests among which a batch of different lengths is looked for
 
@@ -64,8 +58,8 @@ class BatchLimits:
         max_padding: what padding may add to a batch, as a share of its real elements.
         default_priority: of a request that asks for none.
         ageing: seconds of waiting that are worth a level of priority.
-        adaptive: whether batches are sized and held back by what `adaptive.py` learns.
-        latency_target: seconds from arrival to answer that it tries to keep.
+        adaptive: whether a batch waits for callers whom `adaptive.py` expects.
+        latency_target: seconds from arrival to answer that such a wait keeps.
     """
 
     max_rows: int = 32
@@ -77,76 +71,6 @@ class BatchLimits:
     ageing: float = 1.0
     adaptive: bool = False
     latency_target: float | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Job(Generic[Payload]):
-    """One accepted request.
-
-    Attributes:
-        payload: the caller's; not looked at here.
-        rows: at least 1.
-        lane: what must agree for two requests to share a run; None runs alone.
-        arrived: seconds on the caller's clock.
-        deadline: on the same clock; it does not run from then on.
-        lengths: of the dimensions that are padded. Requests of one lane have equally many.
-        priority: from 1, the highest, to `LEVELS`; 0 until it is queued is the default.
-        size: elements of a row: the product of its lengths.
-        due: who goes first; set when it is queued.
-    """
-
-    payload: Payload
-    rows: int
-    lane: Hashable
-    arrived: float
-    deadline: float = float("inf")
-    lengths: tuple[int, ...] = ()
-    priority: int = 0
-    size: int = 1
-    due: float = 0.0
-
-
-_due = attrgetter("due")
-
-
-class _Lane(Generic[Payload]):
-    """Requests that can share runs: a queue for each level, each in order of arrival and so of `due`."""
-
-    __slots__ = ("cost", "levels", "rows")
-
-    def __init__(self) -> None:
-        self.levels: dict[int, OrderedDict[Job[Payload], None]] = {}
-        self.rows = self.cost = 0
-
-    def add(self, job: Job[Payload]) -> None:
-        level = self.levels.get(job.priority)
-        if level is None:
-            level = self.levels[job.priority] = OrderedDict()
-        level[job] = None
-        self.rows += job.rows
-        self.cost += job.rows * job.size
-
-    def remove(self, job: Job[Payload]) -> None:
-        level = self.levels[job.priority]
-        del level[job]
-        if not level:
-            del self.levels[job.priority]
-        self.rows -= job.rows
-        self.cost -= job.rows * job.size
-
-    def __contains__(self, job: Job[Payload]) -> bool:
-        return job in self.levels.get(job.priority, ())
-
-    def in_turn(self) -> Iterable[Job[Payload]]:
-        """Every request, in the order in which they go first."""
-        if len(self.levels) == 1:
-            (level,) = self.levels.values()
-            return level
-        return heapq.merge(*self.levels.values(), key=_due)
-
-    def heads(self) -> list[Job[Payload]]:
-        """The first of each level, which is its oldest."""
-        return [next(iter(level)) for level in self.levels.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +97,7 @@ class Batcher(Generic[Payload]):
         self.limits = limits
         self.queued = self.queued_rows = 0
         self.running = 0
-        self._lanes: dict[Hashable, _Lane[Payload]] = {}
+        self._lanes: dict[Hashable, Lane[Payload]] = {}
         self._durations = durations or Durations()
         self._policy = Adaptive(self._durations, limits.latency_target) if limits.adaptive else None
         self._held_until: float | None = None
@@ -203,7 +127,7 @@ class Batcher(Generic[Payload]):
         key = job if job.lane is None else job.lane
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane()
+            lane = self._lanes[key] = Lane()
         lane.add(job)
         self.queued += 1
         self.queued_rows += job.rows
@@ -266,13 +190,13 @@ class Batcher(Generic[Payload]):
             if now < self._oldest() + self.limits.window:
                 return None
         if len(self._lanes) > 1:
-            return min(self._lanes, key=lambda key: min(map(_due, self._lanes[key].heads())))
+            return min(self._lanes, key=lambda key: min(map(by_due, self._lanes[key].heads())))
         key, lane = next(iter(self._lanes.items()))
         return None if self._policy is not None and self._holds(self._policy, lane, now) else key
 
-    def _holds(self, policy: Adaptive, lane: _Lane[Payload], now: float) -> bool:
+    def _holds(self, policy: Adaptive, lane: Lane[Payload], now: float) -> bool:
         """Whether the policy lets the only lane wait although the session is idle."""
-        if self.running or lane.rows >= self.limits.max_rows:
+        if self.running or lane.rows >= self.limits.max_rows or lane.heads()[0].lane is None:
             return False
         until = policy.start(now)
         if until <= now or until + self._durations.of(lane.cost) > min(job.deadline for job in lane.in_turn()):
@@ -284,41 +208,39 @@ class Batcher(Generic[Payload]):
         """When the oldest request arrived."""
         return min(job.arrived for lane in self._lanes.values() for job in lane.heads())
 
-    def _batch(self, lane: _Lane[Payload], now: float) -> Batch[Payload]:
+    def _batch(self, lane: Lane[Payload], now: float) -> Batch[Payload]:
         late: list[Job[Payload]] = []
         jobs: list[Job[Payload]] = []
-        most = self.limits.max_rows if self._policy is None else self._policy.most(self.limits.max_rows)
         rows = 0
         for job in lane.in_turn():
             if job.deadline <= now:
                 late.append(job)
             elif job.lengths:
-                return self._neighbours(lane, now)
-            elif not jobs or rows + job.rows <= most:
+                jobs.append(job)
+                if len(jobs) == _NEIGHBOURS:
+                    break
+            elif not jobs or rows + job.rows <= self.limits.max_rows:
                 jobs.append(job)
                 rows += job.rows
             else:
                 break
+        if jobs and jobs[0].lengths:
+            return self._neighbours(jobs, late, now)
         return Batch(jobs, late, rows, now)
 
-    def _neighbours(self, lane: _Lane[Payload], now: float) -> Batch[Payload]:
+    def _neighbours(self, waiting: list[Job[Payload]], late: list[Job[Payload]], now: float) -> Batch[Payload]:
         """A batch of requests whose lengths are near to that of the first."""
-        first = list(islice(lane.in_turn(), _NEIGHBOURS))
-        late = [job for job in first if job.deadline <= now]
-        waiting = [job for job in first if job.deadline > now] if late else first
-        largest = self.limits.max_rows * waiting[0].size
-        line = self._durations
+        line, size = self._durations, waiting[0].size
         jobs = pick(
             waiting,
             max_rows=self.limits.max_rows,
             max_padding=self.limits.max_padding,
-            max_cost=float("inf") if self._policy is None else self._policy.most(largest),
-            overhead=line.fixed / line.per_unit if line.known and line.per_unit else waiting[0].size,
+            overhead=line.fixed / line.per_unit if line.known else size,
         )
         longest = map(max, zip(*(job.lengths for job in jobs), strict=True))
         return Batch(jobs, late, sum(job.rows for job in jobs) * prod(longest), now)
 
-    def _remove(self, key: Hashable, lane: _Lane[Payload], job: Job[Payload]) -> None:
+    def _remove(self, key: Hashable, lane: Lane[Payload], job: Job[Payload]) -> None:
         lane.remove(job)
         self.queued -= 1
         self.queued_rows -= job.rows

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from headway.bundles.manifest import Contract
 from headway.core.config import Config
-from headway.serve.batcher import LEVELS, BatchLimits
+from headway.serve.batcher import BatchLimits
+from headway.serve.lane import LEVELS
 
 CHOOSE_SECONDS = 1.0
 
@@ -46,13 +47,13 @@ class ServeConfig(Config):
     )
     batching: Literal["fixed", "adaptive"] = Field(
         "adaptive",
-        description="fixed: a batch starts as soon as the model is free. adaptive: it may be held back for callers expected"
-        " at once, where that saves more than it costs, and is kept small where the latency target asks.",
+        description="fixed: a batch starts as soon as the model is free. adaptive: it may wait for callers about to"
+        " ask again, where that saves more than it costs.",
     )
     latency_target_ms: float | None = Field(
         None,
         gt=0,
-        description="99th percentile that adaptive batching tries to keep. Without it, the bundle's contract's.",
+        description="No batch waits where its answers would take longer. Without it, the contract's p99_ms.",
     )
     max_padding: float = Field(
         0.25,

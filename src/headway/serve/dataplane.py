@@ -104,7 +104,7 @@ class ServedModel:
         self._signature = Signature(self.inputs, shares_runs=shares_runs, padding=padding)
         self._runner = Runner(
             loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}",
-            padding=padding,
+            padding=padding, durations=loaded.durations,
         )  # fmt: skip
         metrics.queued_rows = lambda: self._runner.queued_rows
         self.ready = metrics.ready = True

@@ -12,6 +12,7 @@ within a few runs.
 _FORGET = 0.05  # the weight of a new run in a bin that has seen many
 _LONGEST = 3.0  # times a bin's mean
 _MOST_COUNT = 20.0
+_LEAST = 1e-12  # seconds a unit
 _APART = 2.0  # the costs that a line is drawn through differ by this factor at least
 
 
@@ -23,6 +24,8 @@ class _Bin:
         self.count = 0
 
     def learn(self, cost: float, seconds: float) -> None:
+        if self.seconds > _LONGEST * seconds:
+            self.count = 0  # no run is shorter than it can be: it was the earlier ones that were disturbed
         if self.count:
             seconds = min(seconds, _LONGEST * self.seconds)
         self.count += 1
@@ -36,7 +39,7 @@ class Durations:
 
     Attributes:
         known: whether runs of different cost were seen; until then the other two are 0.
-        per_unit: seconds a unit of cost.
+        per_unit: seconds a unit of cost; more than 0 once it is known.
         fixed: seconds a run, whatever its cost.
     """
 
@@ -74,8 +77,7 @@ class Durations:
         seconds = sum(w * place.seconds for w, place in zip(weights, bins, strict=True)) / total
         spread = sum(w * (place.cost - cost) ** 2 for w, place in zip(weights, bins, strict=True))
         joint = sum(w * (place.cost - cost) * (place.seconds - seconds) for w, place in zip(weights, bins, strict=True))
-        self.per_unit = max(joint / spread, 0.0)
-        self.fixed = max(seconds - self.per_unit * cost, 0.0)
-        if not self.fixed:  # the line went through the origin, or below it
-            self.per_unit = seconds / cost
+        slope = max(joint / spread, 0.0)
+        self.fixed = max(seconds - slope * cost, 0.0)
+        self.per_unit = max((seconds - self.fixed) / cost, _LEAST)
         self.known = True

@@ -36,16 +36,13 @@ class Sized(Protocol):
 Request = TypeVar("Request", bound=Sized)
 
 
-def pick(
-    waiting: Sequence[Request], *, max_rows: int, max_padding: float, max_cost: float, overhead: float
-) -> list[Request]:
+def pick(waiting: Sequence[Request], *, max_rows: int, max_padding: float, overhead: float) -> list[Request]:
     """The batch that starts now, the oldest request first.
 
     Args:
         waiting: the oldest first; it is in the batch whatever its rows and lengths.
         max_rows: rows of the batch.
         max_padding: what padding may add, as a share of the real elements.
-        max_cost: padded elements of the batch.
         overhead: what a run costs beside its elements, in elements.
     """
     oldest, others = waiting[0], waiting[:0:-1]
@@ -62,8 +59,7 @@ def pick(
             if not stack:
                 continue
             joined = shape.beside(stack[-1])
-            padded = joined.padded
-            if padded <= max_cost and padded <= (1 + max_padding) * joined.real and joined.worth(overhead) > worth:
+            if joined.padded <= (1 + max_padding) * joined.real and joined.worth(overhead) > worth:
                 better, best, worth = stack, joined, joined.worth(overhead)
         if better is None:
             return batch

@@ -18,8 +18,10 @@ import numpy as np
 from headway.core.errors import HeadwayError
 from headway.core.tensors import Array
 from headway.runtimes.runtime import Session
-from headway.serve.batcher import Batch, Batcher, BatchLimits, Job
+from headway.serve.batcher import Batch, Batcher, BatchLimits
+from headway.serve.durations import Durations
 from headway.serve.errors import DeadlineError, InferenceError, UnavailableError
+from headway.serve.lane import Job
 from headway.serve.signature import Checked
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Runner:
         watcher: is told of every run.
         name: of the model; stands in thread names.
         padding: how requests of different lengths share a run, where they may.
+        durations: what is known already of how long runs take.
     """
 
     def __init__(
@@ -67,9 +70,10 @@ class Runner:
         watcher: Watcher,
         name: str,
         padding: "Padding | None" = None,
+        durations: Durations | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._batcher: Batcher[_Call] = Batcher(limits)
+        self._batcher: Batcher[_Call] = Batcher(limits, durations)
         self._session = session
         self._outputs = [spec.name for spec in session.outputs]
         self._whole_rows = whole_rows
