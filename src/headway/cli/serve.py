@@ -33,6 +33,13 @@ def serve(
             " 0: every request runs, as a measurement that repeats its inputs needs."
         ),
     ] = 0,
+    batching: Annotated[
+        str, typer.Option(metavar="adaptive|fixed", help="Whether batches wait for callers that are expected at once.")
+    ] = "adaptive",
+    latency_target_ms: Annotated[
+        float | None,
+        typer.Option(help="No batch waits where its answers would take longer.", show_default="the contract's p99_ms"),
+    ] = None,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
     as_json: Json = False,
@@ -47,6 +54,7 @@ def serve(
         "host": host, "http_port": http_port, "grpc_port": None if no_grpc else grpc_port,
         "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
         "cache_mb": cache_mb,
+        "batching": batching, "latency_target_ms": latency_target_ms,
         "public_key": public_key, "trust_any": trust_any,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))

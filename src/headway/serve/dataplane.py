@@ -86,6 +86,7 @@ class ServedModel:
         inputs: what a request must bring.
         outputs: what an answer can hold.
         choice: which variant answers, with how many threads, and why.
+        padding: whether requests of different lengths share runs, where the bundle declares how; else None.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
@@ -105,10 +106,13 @@ class ServedModel:
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
         self.max_batch_rows = limits.max_rows if shares_runs else 0
-        self._signature = Signature(self.inputs, shares_runs=shares_runs)
+        padding = loaded.padding if shares_runs else None
+        self.padding = padding is not None if manifest.padding else None
+        self._signature = Signature(self.inputs, shares_runs=shares_runs, padding=padding)
         self._runner = Runner(
-            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
-        )
+            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}",
+            padding=padding, durations=loaded.durations,
+        )  # fmt: skip
         metrics.queued_rows = lambda: self._runner.queued_rows
         self._answers: AnswerCache | None = None
         if store is not None:
@@ -161,11 +165,11 @@ class ServedModel:
         """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
         checked = self._signature.check(request.inputs)
         if self._answers is None:
-            return await self._runner.infer(checked, timeout_s)
+            return await self._runner.infer(checked, timeout_s, request.priority)
         return await self._answers.get_or_run(
             checked.inputs,
             request.tenant,
-            lambda seconds, _priority: self._runner.infer(checked, seconds),
+            lambda seconds, priority: self._runner.infer(checked, seconds, priority),
             timeout_s,
             request.priority,
         )

@@ -42,8 +42,12 @@ def config(model: ServedModel) -> Document:
         "parameters": {
             "variant": {"string_value": model.variant.id},
             "precision": {"string_value": model.variant.precision},
+            "batching": {"string_value": "adaptive" if model.limits.adaptive else "fixed"},
         },
     }
+    if model.padding is not None:
+        said = "on" if model.padding else "off: the bundle's claim does not hold here"
+        document["parameters"]["padding"] = {"string_value": said}
     if batched:
         window = round(model.limits.window * 1e6) if model.limits.parallel_runs > 1 else 0
         document["dynamic_batching"] = {"preferred_batch_size": [], "max_queue_delay_microseconds": window}
