@@ -251,9 +251,9 @@ def test_lanes_take_turns_by_their_first_requests() -> None:
     assert drained(batcher, 1.0) == [["late and high"], ["early"]]
 
 
-@given(st.lists(st.tuples(st.integers(1, LEVELS), st.floats(0, 20)), min_size=1, max_size=60), st.integers(1, 4))
+@given(st.lists(st.tuples(st.integers(1, LEVELS), st.integers(0, 20)), min_size=1, max_size=60), st.integers(1, 4))
 def test_nobody_is_overtaken_by_who_comes_later_than_the_levels_between_them_are_worth(
-    asked: list[tuple[int, float]], max_rows: int
+    asked: list[tuple[int, int]], max_rows: int
 ) -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_rows=max_rows, ageing=1.0))
     jobs = {}

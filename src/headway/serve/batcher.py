@@ -72,6 +72,16 @@ class BatchLimits:
     adaptive: bool = False
     latency_target: float | None = None
 
+    def priority(self, asked: int) -> int:
+        """From 1, the highest, to `LEVELS`, for what a request asks, where 0 is the default.
+
+        Raises:
+            RequestError: there is no such priority.
+        """
+        if not 0 <= asked <= LEVELS:
+            raise RequestError(f"must be from 1, the highest, to {LEVELS}; 0 is the default", where="priority")
+        return asked or self.default_priority
+
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Payload]):
@@ -110,8 +120,7 @@ class Batcher(Generic[Payload]):
             TooLargeError: it has more rows than the whole queue.
             FullError: too many are waiting.
         """
-        if not 0 <= job.priority <= LEVELS:
-            raise RequestError(f"must be from 1, the highest, to {LEVELS}; 0 is the default", where="priority")
+        priority = self.limits.priority(job.priority)
         if job.rows > self.limits.queue_rows:
             raise TooLargeError(
                 f"{job.rows} rows in one request; at most {self.limits.queue_rows} are taken",
@@ -119,7 +128,7 @@ class Batcher(Generic[Payload]):
             )
         if self.queued_rows + job.rows > self.limits.queue_rows:
             raise FullError(f"{self.queued_rows} rows are waiting already", remedy="Try again in a moment.")
-        job.priority = job.priority or self.limits.default_priority
+        job.priority = priority
         job.due = job.arrived + job.priority * self.limits.ageing
         if job.lengths:
             job.size = prod(job.lengths)

@@ -164,14 +164,15 @@ class ServedModel:
     async def _outputs(self, request: InferRequest, timeout_s: float) -> Mapping[str, Array]:
         """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
         checked = self._signature.check(request.inputs)
+        asked = self.limits.priority(request.priority)
         if self._answers is None:
-            return await self._runner.infer(checked, timeout_s, request.priority)
+            return await self._runner.infer(checked, timeout_s, asked)
         return await self._answers.get_or_run(
             checked.inputs,
             request.tenant,
             lambda seconds, priority: self._runner.infer(checked, seconds, priority),
             timeout_s,
-            request.priority,
+            asked,
         )
 
     async def close(self, drain_s: float) -> None:
