@@ -1,10 +1,14 @@
 """Every setting of the server."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
+from headway.bundles.manifest import Contract
 from headway.core.config import Config
+from headway.serve.batcher import BatchLimits
+from headway.serve.lane import LEVELS
 
 CHOOSE_SECONDS = 1.0
 
@@ -41,8 +45,37 @@ class ServeConfig(Config):
         description="How long the oldest row waits for a further run to start beside one under way. An idle model"
         " never waits; with one run at a time the run under way is the only wait.",
     )
+    batching: Literal["fixed", "adaptive"] = Field(
+        "adaptive",
+        description="fixed: a batch starts as soon as the model is free. adaptive: it may wait for callers about to"
+        " ask again, where that saves more than it costs.",
+    )
+    latency_target_ms: float | None = Field(
+        None,
+        gt=0,
+        description="No batch waits where its answers would take longer. Without it, the contract's p99_ms.",
+    )
+    max_padding: float = Field(
+        0.25,
+        ge=0,
+        le=10,
+        description="What padding may add to a batch of different lengths, as a share of its real elements, where the"
+        " bundle declares padding.",
+    )
+    default_priority: int = Field(
+        5, ge=1, le=LEVELS, description=f"Of a request that asks for none. 1 goes first, {LEVELS} last."
+    )
     queue_rows: int = Field(
         1024, ge=1, description="Rows that may wait, past it requests are refused with 503; and rows of one request."
+    )
+    cache_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="MB of memory for answers, of all models together. An input that comes again is then answered from"
+        " memory, and one that comes while it is being answered joins that run; each tenant (Authorization) has its own"
+        " answers. Where this does not pay, it switches itself off. 0, the default, is neither: every request runs, so"
+        " that a measurement that repeats its inputs measures the model.",
     )
     request_timeout_s: float = Field(
         30, gt=0, le=86400, description="Seconds to read a request, and again to answer it."
@@ -82,3 +115,17 @@ class ServeConfig(Config):
     shared_memory_regions: int = Field(64, ge=1, le=4096, description="Regions of shared memory at a time.")
     public_key: Path | None = Field(None, description="PEM file of the only signer whose bundles are served.")
     trust_any: bool = Field(False, description="Serve a bundle whoever signed it, if nothing in it was changed.")
+
+    def batch_limits(self, contract: Contract, *, thread_safe: bool) -> BatchLimits:
+        """How far batching may go for a bundle with this contract and a session that is thread-safe, or is not."""
+        target_ms = self.latency_target_ms or contract.p99_ms
+        return BatchLimits(
+            max_rows=self.max_batch_rows,
+            window=self.batch_window_ms / 1000,
+            queue_rows=self.queue_rows,
+            parallel_runs=self.parallel_runs if thread_safe else 1,
+            max_padding=self.max_padding,
+            default_priority=self.default_priority,
+            adaptive=self.batching == "adaptive",
+            latency_target=target_ms / 1000 if target_ms else None,
+        )

@@ -13,8 +13,13 @@ from typing import Any
 
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
+from headway.observe.cache_counts import CacheCounts
 from headway.observe.metrics import Metrics, ModelMetrics, Outcome
 from headway.serve.batcher import BatchLimits
+from headway.serve.cache import AnswerCache
+from headway.serve.cache_key import Keys
+from headway.serve.cache_store import AnswerStore
+from headway.serve.cache_worth import Worth
 from headway.serve.classification import classify
 from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
 from headway.serve.fields import Slice
@@ -84,11 +89,14 @@ class ServedModel:
         inputs: what a request must bring.
         outputs: what an answer can hold.
         choice: which variant answers, with how many threads, and why.
+        padding: whether requests of different lengths share runs, where the bundle declares how; else None.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics, store: AnswerStore | None = None
+    ) -> None:
         manifest = loaded.bundle.manifest
         self.name, self.version = manifest.name, manifest.version
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
@@ -101,11 +109,19 @@ class ServedModel:
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
         self.max_batch_rows = limits.max_rows if shares_runs else 0
-        self._signature = Signature(self.inputs, shares_runs=shares_runs)
+        padding = loaded.padding if shares_runs else None
+        self.padding = padding is not None if manifest.padding else None
+        self._signature = Signature(self.inputs, shares_runs=shares_runs, padding=padding)
         self._runner = Runner(
-            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
-        )
+            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}",
+            padding=padding, durations=loaded.durations,
+        )  # fmt: skip
         metrics.queued_rows = lambda: self._runner.queued_rows
+        self._answers: AnswerCache | None = None
+        if store is not None:
+            keys = Keys(loaded.bundle.digest, loaded.variant.id, self.version, "answer")
+            counts = metrics.caches.setdefault("answer", CacheCounts())
+            self._answers = AnswerCache(store, keys, Worth(metrics.compute), counts, f"{self.name}:{self.version}")
         self.ready = metrics.ready = True
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
@@ -148,14 +164,25 @@ class ServedModel:
         ]
         return InferResponse(self.name, self.version, request.id, answers)
 
-    async def _outputs(self, request: InferRequest, timeout_s: float) -> dict[str, Array]:
+    async def _outputs(self, request: InferRequest, timeout_s: float) -> Mapping[str, Array]:
         """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
         checked = self._signature.check(request.inputs)
-        return await self._runner.infer(checked, timeout_s)
+        asked = self.limits.priority(request.priority)
+        if self._answers is None:
+            return await self._runner.infer(checked, timeout_s, asked)
+        return await self._answers.get_or_run(
+            checked.inputs,
+            request.tenant,
+            lambda seconds, priority: self._runner.infer(checked, seconds, priority),
+            timeout_s,
+            asked,
+        )
 
     async def close(self, drain_s: float) -> None:
         """Finish what was accepted, then free the model."""
         self.ready = self.metrics.ready = False
+        if self._answers is not None:
+            self._answers.close()
         await self._runner.close(drain_s)
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
@@ -176,10 +203,12 @@ class DataPlane:
 
     Attributes:
         draining: whether the server is shutting down: it is not ready, but still answers what it has.
+        store: of answers, for the models that are added; None where nothing is cached.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, store: AnswerStore | None = None) -> None:
         self.metrics = metrics
+        self.store = store
         self.draining = False
         self._models: dict[str, dict[str, ServedModel]] = {}
 

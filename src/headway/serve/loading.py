@@ -1,8 +1,10 @@
 """From a bundle to a session that has proved itself: verify, load, replay the golden samples, choose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,8 @@ from headway.runtimes.runtime import Runtime, Session
 from headway.serve.choice import Choice
 from headway.serve.choose import choose
 from headway.serve.config import CHOOSE_SECONDS
+from headway.serve.durations import Durations
+from headway.serve.padding import Padding, proven
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +31,19 @@ Source = str | Path | Bundle
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session whose golden samples matched, and why it is this one. `session.close()` frees it."""
+    """A session whose golden samples matched, and why it is this one. `session.close()` frees it.
+
+    Attributes:
+        padding: how requests of different lengths share a run, where the bundle says so and it proved true here.
+        durations: of its runs, as far as they are known.
+    """
 
     bundle: Bundle
     variant: Variant
     session: Session
     choice: Choice
+    padding: Padding | None = None
+    durations: Durations = field(default_factory=Durations)
 
 
 def find(source: Source) -> Bundle:
@@ -83,7 +94,8 @@ def load_bundle(
     bundle = given.private_copy()
     bundle.verify(public_key=public_key, trust_any=trust_any)
     choice, session = choose(bundle, partial(_prove, bundle), variant=variant, threads=threads, seconds=choose_seconds)
-    return Loaded(bundle, bundle.manifest.variant(choice.variant), session, choice)
+    serving = bundle.manifest.variant(choice.variant)
+    return Loaded(bundle, serving, session, choice, proven(bundle, serving, session))
 
 
 def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:
@@ -106,10 +118,16 @@ def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:
 
 
 def warm_up(loaded: Loaded, rows: "Sequence[int]") -> None:
-    """Run batches of these sizes once, so that the first caller does not pay for memory that grows."""
-    sample = next(loaded.bundle.golden())
+    """Run batches of these sizes: memory grows before the first caller comes, and how long runs take is known."""
+    sample = next(loaded.bundle.golden()).inputs
+    batched = {spec.name for spec in loaded.bundle.manifest.inputs if spec.batched}
+    size = prod(loaded.padding.lengths(sample)) if loaded.padding else 1
     for count in rows:
-        loaded.session.run({name: np.resize(value, (count, *value.shape[1:])) for name, value in sample.inputs.items()})
+        inputs = {n: np.resize(v, (count, *v.shape[1:])) if n in batched else v for n, v in sample.items()}
+        loaded.session.run(inputs)
+        began = perf_counter()
+        loaded.session.run(inputs)
+        loaded.durations.learn(count * size, perf_counter() - began)
 
 
 def _check_specs(said: "Sequence[TensorSpec]", found: "Sequence[TensorSpec]", what: str) -> None:

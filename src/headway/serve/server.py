@@ -22,7 +22,7 @@ from granian.server.embed import Server as Granian
 from headway.core.errors import ConfigError
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
-from headway.serve.batcher import BatchLimits
+from headway.serve.cache_store import AnswerStore
 from headway.serve.config import ServeConfig
 from headway.serve.connections import Doorkeeper, allow_open_files
 from headway.serve.control import Control
@@ -213,16 +213,12 @@ class Server:
 
     def _plane(self, loaded: Sequence[Loaded]) -> DataPlane:
         config = self.config
-        plane = DataPlane(Metrics())
+        plane = DataPlane(Metrics(), AnswerStore(config.cache_mb * 1_000_000) if config.cache_mb else None)
         for one in loaded:
-            limits = BatchLimits(
-                max_rows=config.max_batch_rows,
-                window=config.batch_window_ms / 1000,
-                queue_rows=config.queue_rows,
-                parallel_runs=config.parallel_runs if one.session.thread_safe else 1,
-            )
             manifest = one.bundle.manifest
-            plane.add(ServedModel(one, limits, plane.metrics.model(manifest.name, manifest.version)))
+            limits = config.batch_limits(manifest.contract, thread_safe=one.session.thread_safe)
+            metrics = plane.metrics.model(manifest.name, manifest.version)
+            plane.add(ServedModel(one, limits, metrics, plane.store))
         return plane
 
     def _doorkeepers(self, rest: Rest, http: _Place, grpc: _Place | None) -> list[Doorkeeper]:
