@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.serve.wire import WEIGHTS, Gated, behind_gates, calling, infer_message, metric, serving, wait_until
 
 from headway.bundles.bundle import Bundle
 from headway.serve.grpc_service import HEALTH, SERVICE
 from headway.serve.messages import message
 from headway.serve.server import Server
-from tests.serve.wire import WEIGHTS, Gated, behind_gates, calling, infer_message, metric, serving, wait_until
 
 Seal = Callable[..., Bundle]
 QUEUED = 'headway_queued_rows{model="linear",version="1"}'
