@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast lint types bench docs proto lock clean
+.PHONY: setup demo test test-fast lint types bench bench-serve profile-serve soak docs proto lock clean
 setup: $(READY)
 
 # The lock first, so that torch is the one that was locked; then Headway itself, which adds nothing to it.
@@ -35,7 +35,19 @@ types: setup
 
 # Minutes to hours; writes benchmarks/RESULTS.md.
 bench: setup
-	$(BIN)/python benchmarks/ship.py
+	$(BIN)/python -m benchmarks.ship
+
+# 25 minutes; beside other servers, each in an environment of its own, made on first use. Needs wrk and two cores.
+bench-serve: setup
+	$(BIN)/python -m benchmarks.serving.bench $(ARGS)
+
+# A minute; writes docs/serving-profile.md.
+profile-serve: setup
+	$(BIN)/python -m benchmarks.serving.stages $(ARGS)
+
+# 30 minutes; ARGS="--minutes 5" for fewer.
+soak: setup
+	$(BIN)/python -m benchmarks.serving.soak $(ARGS)
 
 docs: setup
 	$(BIN)/python scripts/recipe_reference.py

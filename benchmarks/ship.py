@@ -1,23 +1,23 @@
 """Ships the example recipes afresh and writes their figures into benchmarks/RESULTS.md.
 
-    python benchmarks/ship.py [digits] [fashion_mnist]
+    python -m benchmarks.ship [digits] [fashion_mnist]
 
 Each recipe has a section of its own between markers; sections of other benchmarks are left as they are.
 """
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+from benchmarks.results import RESULTS, ROOT, machine, taken, write
+
+from headway.core.machine import Machine
+
 RECIPES = ("digits", "fashion_mnist")
 
 
@@ -38,18 +38,14 @@ def measure(name: str) -> str:
 
 def section(name: str, found: dict[str, Any], seconds: float) -> str:
     """The figures as Markdown."""
-    machine, reference = found["machine"], found["reference"]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    sets = " ".join(name for name in machine["instruction_sets"] if name.startswith(("avx", "amx", "asimd")))
+    reference = found["reference"]
     milliseconds = f"{reference['latency_ms']['p50']:.3f} / {reference['latency_ms']['p99']:.3f}"
     lines = [
         f"## `headway ship examples/{name}.yaml`: {found['verdict']}, {found['chosen'] or 'nothing'}",
         "",
-        f"Taken {datetime.now(UTC):%Y-%m-%d} at commit {commit.stdout.strip()} with",
-        f"`python benchmarks/ship.py {name}`, in {seconds:.0f} s from nothing to the sealed bundle.",
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {sets}; one thread a run.",
+        f"{taken()} with",
+        f"`python -m benchmarks.ship {name}`, in {seconds:.0f} s from nothing to the sealed bundle.",
+        f"{machine(Machine.model_validate(found['machine']))}; one thread a run.",
         "",
         "| variant | gate | accuracy | kept at least | speedup | p50 / p99 ms | rows/s at 32 | MB | peak MB |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -67,16 +63,6 @@ def section(name: str, found: dict[str, Any], seconds: float) -> str:
         )
     lines += ["", *(f"- {v['id']}: {v['why']}" for v in found["variants"])]
     return "\n".join(lines)
-
-
-def write(name: str, text: str) -> None:
-    """Put `text` between its markers, or at the end."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    block = f"{begin}\n{text}\n{end}"
-    old = RESULTS.read_text(encoding="utf-8")
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    new = pattern.sub(lambda _: block, old) if pattern.search(old) else f"{old.rstrip()}\n\n{block}\n"
-    RESULTS.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

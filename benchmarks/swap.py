@@ -315,9 +315,9 @@ def main() -> None:
             f"Taken {datetime.now(UTC):%Y-%m-%d} with `python benchmarks/swap.py --swaps {options.swaps}`.",
             f"Machine: {machine.summary()}.",
             "The server and what it starts are held to one core, its callers to another. A net of four convolutions,",
-            f"one row a request, binary REST: at most {most:,.0f} requests/s with {CONNECTIONS} callers. Latency in ms,",
-            "from the moment a request was due; `during` is from the load call to 50 ms after its answer. The ratio of two",
-            "quiet windows is what chance does. No request failed, and each was answered by one version.",
+            f"one row a request, binary REST: at most {most:,.0f} requests/s with {CONNECTIONS} callers. Latency in",
+            "ms, from the moment a request was due; `during` is from the load call to 50 ms after its answer. The",
+            "ratio of two quiet windows is what chance does. No request failed, and each was answered by one version.",
             "",
             "| load | requests, quiet / during | quiet p50 / p99 | during p50 / p99 | ratio of all p99s"
             " | ratio a swap, median | ratio of two quiet windows | slowest, quiet / during |",

@@ -59,6 +59,14 @@ def section(title: str, model: type[Config]) -> Iterator[str]:
         yield f"| `{name}` | {kind(field.annotation)} | {default(field)} | {field.description or ''} |\n"
 
 
+def nested(model: type[Config]) -> Iterator[tuple[str, type[Config]]]:
+    """The mappings among a step's keys, with their own types."""
+    for name, field in model.model_fields.items():
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, Config):
+                yield name, part
+
+
 def reference() -> str:
     """The whole page."""
     example = (TARGET.parents[1] / "examples" / "digits.yaml").read_text(encoding="utf-8")
@@ -66,7 +74,10 @@ def reference() -> str:
     for title, model in {"task": TaskRef, "model": ModelRef, "train": TrainConfig, "target": Target}.items():
         parts += section(f"`{title}`", model)
     for name in plugins.names("headway.steps"):
-        parts += section(f"Step `{name}`", plugins.load("headway.steps", name).Config)
+        config = plugins.load("headway.steps", name).Config
+        parts += section(f"Step `{name}`", config)
+        for key, inner in nested(config):
+            parts += section(f"Step `{name}`, key `{key}`", inner)
     return "".join(parts)
 
 

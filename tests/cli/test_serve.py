@@ -77,6 +77,7 @@ def test_a_bundle_that_was_tampered_with_exits_2_before_it_listens(bundle: Bundl
         (["./no/such/bundle"], "no such bundle"),
         (["x", "--http-port", "99999"], "http_port"),
         (["x", "--threads", "0"], "threads"),
+        (["x", "--cache-mb", "-1"], "cache_mb"),
         ([], "no bundle to serve"),
     ],
 )

@@ -92,6 +92,35 @@ def test_first_and_last_stay_in_float_and_everything_between_is_fused(
     assert qdq.fusion(out).floating == 1
 
 
+def test_the_three_calibrations_give_three_ranges_and_three_files(
+    graph: Path, context: StepContext, tmp_path: Path
+) -> None:
+    """ONNX Runtime's own entropy, at its 128 bins, gives the ranges of min-max on every tensor."""
+    found, files = {}, set()
+    for calibration in ("minmax", "percentile", "entropy"):
+        config = QuantizeConfig(calibration=calibration, percentile=99.9)
+        found[calibration] = Quantize(config).apply(graph, tmp_path / "int8.onnx", context)["ranges"]
+        files.add((tmp_path / "int8.onnx").read_bytes())
+    assert len(files) == 3
+    for one, other in (("minmax", "percentile"), ("minmax", "entropy"), ("percentile", "entropy")):
+        differ = sum(found[one][name] != found[other][name] for name in found[one])
+        assert differ > len(found[one]) / 2, f"{one} and {other}"
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weights_have_a_scale_for_each_output_channel(
+    graph: Path, context: StepContext, tmp_path: Path, per_channel: bool
+) -> None:
+    Quantize(QuantizeConfig(per_channel=per_channel)).apply(graph, tmp_path / "int8.onnx", context)
+    stored = {item.name: item for item in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    weights = [name for name in stored if name.endswith("weight_quantized")]
+    assert weights
+    for name in weights:
+        scales = numpy_helper.to_array(stored[name.replace("_quantized", "_scale")])
+        assert scales.size == (stored[name].dims[0] if per_channel else 1)
+        assert len(set(scales.ravel().tolist())) > scales.size // 2
+
+
 class Residual(nn.Module):
     """A residual block with a depthwise convolution and a concatenation, which the quantizer must carry through."""
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -108,8 +109,12 @@ def native(model: Path, values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @emulated
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_the_largest_products_are_halved_at_full_range_and_exact_at_reduced(
-    without_vnni: Callable[[Path, NDArray[np.float32]], NDArray[np.float32]], context: StepContext, tmp_path: Path
+    without_vnni: Callable[[Path, NDArray[np.float32]], NDArray[np.float32]],
+    context: StepContext,
+    tmp_path: Path,
+    mode: Literal["static", "dynamic"],
 ) -> None:
     """Weights and activations at the end of their ranges: 256 products of 1, so every answer is 256."""
     values = np.ones((4, 256), np.float32)
@@ -126,8 +131,10 @@ def test_the_largest_products_are_halved_at_full_range_and_exact_at_reduced(
     answers = {}
     for weight_range in ("full", "reduced"):
         file = tmp_path / f"{weight_range}.onnx"
-        step = Quantize(QuantizeConfig(weight_range=weight_range, keep_fp32=(), calibration="minmax"))
-        step.apply(tmp_path / "ones.onnx", file, ones)
+        config = QuantizeConfig(
+            mode=mode, weight_range=weight_range, keep_fp32=(), calibration="minmax", least_weights=0
+        )
+        Quantize(config).apply(tmp_path / "ones.onnx", file, ones)
         answers[weight_range] = without_vnni(file, values), native(file, values)
     np.testing.assert_allclose(answers["reduced"][0], 256, rtol=0.01)
     np.testing.assert_allclose(answers["reduced"][1], 256, rtol=0.01)

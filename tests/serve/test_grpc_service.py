@@ -200,7 +200,7 @@ def test_each_failure_has_its_status(sealed: Seal) -> None:
         with refused("UNIMPLEMENTED", "sequence_id"):
             call("ModelInfer", unsupported)
         with client(server) as one, pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
-            one.get_log_settings()
+            one.get_cuda_shared_memory_status()
 
 
 class Gated:

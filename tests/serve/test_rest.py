@@ -23,6 +23,7 @@ from headway.serve.classification import classify
 from headway.serve.config import ServeConfig
 from headway.serve.control import Control
 from headway.serve.dataplane import DataPlane
+from headway.serve.extensions import Extensions
 from headway.serve.repository import Repository
 from headway.serve.rest import Rest
 from headway.serve.server import Server
@@ -155,7 +156,8 @@ def test_classes_of_tensors_with_and_without_rows_and_labels() -> None:
 
 def test_the_openapi_document_declares_every_route_and_no_other(sealed: Seal) -> None:
     plane, config = DataPlane(Metrics()), ServeConfig()
-    routes = Rest(plane, Repository(plane, config), Control(None, "127.0.0.1"), config).routes
+    extensions = Extensions(plane, Repository(plane, config), Control(None, "127.0.0.1"), config)
+    routes = Rest(plane, extensions, config).routes
     document = openapi.document(routes)
     declared = {(verb.upper(), path) for path, verbs in document["paths"].items() for verb in verbs}
     assert declared == {(route.method, route.path) for route in routes}
@@ -164,9 +166,11 @@ def test_the_openapi_document_declares_every_route_and_no_other(sealed: Seal) ->
     with serving(sealed("linear")) as server:
         assert json.loads(ask(server, "GET", "/openapi.json")[2]) == document
         for method, path in sorted(declared):  # and so load goes before unload
-            place = path.format(model="linear", version="1", repository="other")
-            body = json.dumps(FITTING).encode() if path.endswith("/infer") else b""
-            assert ask(server, method, place, body)[0] == (501 if "other" in place else 200), place
+            place = path.format(model="linear", version="1", region="r", repository="other")
+            bodies = {"infer": FITTING, "generate": {"input": [1, 2, 3, 4]}, "generate_stream": {"input": [1, 2, 3, 4]}}
+            body = json.dumps(bodies[kind]).encode() if (kind := path.rpartition("/")[2]) in bodies else b""
+            unknown = "sharedmemory" in path or "other" in place
+            assert ask(server, method, place, body)[0] == (501 if unknown else 200), place
 
 
 def test_a_wrong_method_is_told_which_are_right(sealed: Seal) -> None:

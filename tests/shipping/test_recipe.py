@@ -34,6 +34,12 @@ def test_variants_are_the_combinations_of_steps(tmp_path: Path) -> None:
     assert [[s.name for s in steps] for steps in (last.module_steps, last.graph_steps)] == [["prune"], ["quantize"]]
 
 
+def test_a_step_that_needs_another_comes_only_with_it(tmp_path: Path) -> None:
+    recipe = load(tmp_path, GOOD.replace("  - quantize", "  - qat\n  - quantize"))
+    ids = [plan.id for plan in plans(recipe.steps)]
+    assert ids == ["original", "pruned", "quantized", "pruned-quantized", "qat-quantized", "pruned-qat-quantized"]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -55,6 +61,9 @@ def test_variants_are_the_combinations_of_steps(tmp_path: Path) -> None:
         (GOOD + "model: {weights: none.safetensors}\n", 6, "no such file"),
         ("name: x\ntask: {use: a:b}\nsteps: [quantize, prune]\n", 3, "Put prune before quantize"),
         ("name: x\ntask: {use: a:b}\nmodel: {onnx: recipe.yaml}\nsteps: [prune]\n", 4, "needs a torch module"),
+        ("name: x\ntask: {use: a:b}\nsteps: [qat]\n", 3, "Add quantize after qat"),
+        ("name: x\ntask: {use: a:b}\nsteps:\n  - qat\n  - quantize: {mode: dynamic}\n", 4, "needs mode: static"),
+        (GOOD + "  - quantize: {mixed: {minuts: 1}}\n", 6, "did you mean 'minutes'"),
         ("name: x\ntask: {use: a:b}\nsteps:\n  - {prune: {}, quantize: {}}\n", 4, "one name with its settings"),
     ],
 )

@@ -62,6 +62,33 @@ def test_the_document_holds_what_the_contract_promises(project: Path) -> None:
         assert variant["gate"] in {"pass", "fail", "insufficient"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "drawn"),
+    [
+        ("{calibration: minmax, mixed: {minutes: 0.05, keep_accuracy: 0.9}}", True),
+        ("{mode: dynamic, least_weights: 0}", False),
+    ],
+)
+def test_forms_of_quantization_ship_and_the_ranking_is_drawn(project: Path, settings: str, drawn: bool) -> None:
+    result = ship(project / "tiny.yaml", out=project / "out", overrides=[f"steps=[{{quantize: {settings}}}]"])
+    (record,) = result.judged["quantized"].built.records
+    assert ("mixed" in record.record) == drawn
+    report = result.report.read_text()
+    assert ("what each layer costs in 8 bits" in report) == drawn
+    assert report.count("<rect width=") == (len(record.record["mixed"]["ranking"]) if drawn else 0)
+
+
+def test_training_for_8_bits_is_a_variant_of_its_own(project: Path) -> None:
+    steps = "[{qat: {epochs: 1}}, {quantize: {calibration: minmax}}]"
+    result = ship(project / "tiny.yaml", out=project / "out", overrides=[f"steps={steps}"])
+    assert list(result.judged) == ["original", "quantized", "qat-quantized"]
+    trained, quantized = result.judged["qat-quantized"].built.records
+    assert (trained.step, quantized.step) == ("qat", "quantize")
+    assert trained.record["simulated"].keys() == {"fp32", "before", "after"}
+    files = {id_: result.judged[id_].built.file.read_bytes() for id_ in result.judged}
+    assert files["qat-quantized"] != files["quantized"]
+
+
 def test_a_second_run_takes_everything_from_the_first(project: Path) -> None:
     first = ship(project / "tiny.yaml", out=project / "out")
     digest = headway.Bundle.open(project / "out").digest

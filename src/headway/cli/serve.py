@@ -35,8 +35,26 @@ def serve(
         bool | None,
         typer.Option(
             "--control/--no-control",
-            help="Let callers load and unload models; without it, they may where --host is a loopback address.",
+            help="Let callers load and unload models and change settings; without it, they may where --host is a"
+            " loopback address.",
         ),
+    ] = None,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Let clients on this machine pass tensors in shared memory.")
+    ] = False,
+    cache_mb: Annotated[
+        int,
+        typer.Option(
+            help="MB of memory for answers to inputs that come again; identical requests then also share a run."
+            " 0: every request runs, as a measurement that repeats its inputs needs."
+        ),
+    ] = 0,
+    batching: Annotated[
+        str, typer.Option(metavar="adaptive|fixed", help="Whether batches wait for callers that are expected at once.")
+    ] = "adaptive",
+    latency_target_ms: Annotated[
+        float | None,
+        typer.Option(help="No batch waits where its answers would take longer.", show_default="the contract's p99_ms"),
     ] = None,
     public_key: Annotated[Path | None, typer.Option(help="PEM file of the only signer to accept.")] = None,
     trust_any: Annotated[bool, typer.Option("--trust-any", help="Accept any signer, if nothing was changed.")] = False,
@@ -58,7 +76,9 @@ def serve(
     settings = {
         "host": host, "http_port": http_port, "grpc_port": None if no_grpc else grpc_port,
         "variant": variant, "threads": threads, "choose_seconds": choose_seconds,
-        "model_control": control, "public_key": public_key, "trust_any": trust_any,
+        "model_control": control, "shared_memory": shared_memory,
+        "cache_mb": cache_mb, "batching": batching, "latency_target_ms": latency_target_ms,
+        "public_key": public_key, "trust_any": trust_any,
     }  # fmt: skip
     config = validate(ServeConfig, settings, Source("headway serve"))
     to_stderr()

@@ -4,6 +4,9 @@ A module step changes a torch module; a graph step changes an ONNX file, and so 
 torch module. Both leave a record: plain JSON that replays the change. A pruned network is rebuilt from its factory and
 its records, and then takes its weights from a safetensors file; nothing is ever unpickled.
 
+A step that only makes sense before another one names it in `needs`, and may say in `refuses(following)` which of its
+configurations do not fit; both are looked at before any work.
+
 A step is a class offered under the entry point group `headway.steps`, made from its own `Config`. Its module imports no
 torch at the top, so that a recipe can be checked at once.
 """
@@ -30,11 +33,12 @@ class StepContext:
     """What a step may use.
 
     Attributes:
-        task: data and metric. A step trains on `train`, takes ranges from `calibration`, and never reads `test`;
-            `selection` is kept apart for steps that choose between candidates, which no built-in step does yet.
+        task: data and metric. A step trains on `train`, takes ranges from `calibration`, chooses between candidates
+            on `selection`, and never reads `test`.
         train: how the model was trained, from which fine-tuning takes its settings.
         machine: where the model will run.
         folder: private to this step; survives an interruption, so that long work can resume.
+        following: the configuration of the step that this one says it `needs`.
         threads: CPU threads that a run may use.
     """
 
@@ -44,6 +48,7 @@ class StepContext:
     folder: Path
     progress: Progress
     threads: int = 1
+    following: Config | None = None
 
 
 class ModuleStep(Protocol):

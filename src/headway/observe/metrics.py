@@ -17,6 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from headway.observe.cache_counts import CacheCounts, families
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 Outcome = Literal["ok", "wrong", "full", "late", "unavailable", "cancelled", "failed"]
@@ -58,6 +60,7 @@ class ModelMetrics:
         infer_seconds: that requests spent in runs: a run of 8 requests counts 8 times.
         last_run_ms: when the last run ended, in milliseconds since the epoch; 0 before the first.
         runs: by their rows, how many there were and the seconds they took.
+        caches: what is shared between requests, by the boundary at which it is; none where caching is off.
     """
 
     def __init__(self) -> None:
@@ -74,6 +77,7 @@ class ModelMetrics:
         self.infer_seconds = 0.0
         self.last_run_ms = 0
         self.runs: dict[int, tuple[int, float]] = {}
+        self.caches: dict[str, CacheCounts] = {}
 
     def answered(self, outcome: Outcome, seconds: float) -> None:
         """A request ended so, `seconds` after it was decoded."""
@@ -93,6 +97,10 @@ class ModelMetrics:
             self.runs[rows] = count + 1, total + seconds
         for wait in waited:
             self.queue.add(wait)
+
+    def compute(self) -> tuple[float, int]:
+        """Seconds that all stages took so far, a run counted once whatever its rows; and the requests in the runs."""
+        return self.pre.total + self.infer.total + self.post.total, sum(self.queue.counts)
 
 
 class Metrics(Collector):
@@ -157,6 +165,11 @@ class Metrics(Collector):
         yield self._histogram("infer_seconds", "One run of the model, whatever its rows.", lambda seen: seen.infer)
         yield self._histogram("postprocess_seconds", "Post-processing of one request.", lambda seen: seen.post)
         yield self._histogram("batch_rows", "Rows of one run.", lambda seen: seen.batch_rows)
+        yield from families(
+            ((*model, boundary), counts)
+            for model, seen in self._models.items()
+            for boundary, counts in seen.caches.items()
+        )
         responses = CounterMetricFamily("headway_http_responses", "HTTP responses by status.", labels=("status",))
         for status, count in sorted(self._statuses.items()):
             responses.add_metric([str(status)], count)

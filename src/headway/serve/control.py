@@ -1,4 +1,4 @@
-"""Who may change what is served: whoever reaches the server where it listens on loopback alone, unless told otherwise.
+"""Who may change the server: whoever reaches it where it listens on loopback alone, unless its owner says otherwise.
 
 A web page that the user looks at can reach loopback as well: by a request across origins, or by a name that its owner
 points at 127.0.0.1 (DNS rebinding). A browser gives both away, the first by the Origin header that goes with every
@@ -13,7 +13,7 @@ from headway.serve.errors import ForbiddenError
 
 
 class Control:
-    """Whether calls that change what is served are taken.
+    """Whether calls that change the server are taken.
 
     Args:
         allowed: True or False as the user says; None: where `address` is a loopback address.
@@ -32,7 +32,7 @@ class Control:
         """
         if not self._allowed:
             raise ForbiddenError(
-                "models are not loaded and unloaded by callers here",
+                "callers change nothing here: no models, settings or shared memory regions",
                 remedy="The server's owner can allow it: model_control, or headway serve --control.",
             )
         if headers is None:

@@ -14,10 +14,16 @@ from typing import Any, Literal, NamedTuple
 
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
+from headway.observe.cache_counts import CacheCounts
 from headway.observe.metrics import Metrics, ModelMetrics, Outcome
 from headway.serve.batcher import BatchLimits
+from headway.serve.cache import AnswerCache
+from headway.serve.cache_key import Keys
+from headway.serve.cache_store import AnswerStore
+from headway.serve.cache_worth import Worth
 from headway.serve.classification import classify
 from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
+from headway.serve.fields import Slice
 from headway.serve.loading import Loaded
 from headway.serve.runner import Runner
 from headway.serve.signature import Signature
@@ -30,11 +36,13 @@ class OutputRequest:
     Attributes:
         binary: how it is to travel.
         classes: how many of its greatest values, with index and label, stand for it; 0 is the output itself.
+        region: of shared memory that it is to be written to, by the adapter.
     """
 
     name: str
     binary: bool
     classes: int = 0
+    region: Slice | None = None
 
 
 @dataclass(slots=True)
@@ -83,11 +91,14 @@ class ServedModel:
         outputs: what an answer can hold.
         digest: of its bundle.
         choice: which variant answers, with how many threads, and why.
+        padding: whether requests of different lengths share runs, where the bundle declares how; else None.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics, store: AnswerStore | None = None
+    ) -> None:
         manifest = loaded.bundle.manifest
         self.name, self.version, self.digest = manifest.name, loaded.version, loaded.bundle.digest
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
@@ -100,11 +111,19 @@ class ServedModel:
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
         self.max_batch_rows = limits.max_rows if shares_runs else 0
-        self._signature = Signature(self.inputs, shares_runs=shares_runs)
+        padding = loaded.padding if shares_runs else None
+        self.padding = padding is not None if manifest.padding else None
+        self._signature = Signature(self.inputs, shares_runs=shares_runs, padding=padding)
         self._runner = Runner(
-            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
-        )
+            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}",
+            padding=padding, durations=loaded.durations,
+        )  # fmt: skip
         metrics.queued_rows = lambda: self._runner.queued_rows
+        self._answers: AnswerCache | None = None
+        if store is not None:
+            keys = Keys(loaded.bundle.digest, loaded.variant.id, self.version, "answer")
+            counts = metrics.caches.setdefault("answer", CacheCounts())
+            self._answers = AnswerCache(store, keys, Worth(metrics.compute), counts, f"{self.name}:{self.version}")
         self.ready = metrics.ready = True
         self._inside = 0
         self._emptied: asyncio.Event | None = None
@@ -153,10 +172,19 @@ class ServedModel:
         ]
         return InferResponse(self.name, self.version, request.id, answers)
 
-    async def _outputs(self, request: InferRequest, timeout_s: float) -> dict[str, Array]:
+    async def _outputs(self, request: InferRequest, timeout_s: float) -> Mapping[str, Array]:
         """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
         checked = self._signature.check(request.inputs)
-        return await self._runner.infer(checked, timeout_s)
+        asked = self.limits.priority(request.priority)
+        if self._answers is None:
+            return await self._runner.infer(checked, timeout_s, asked)
+        return await self._answers.get_or_run(
+            checked.inputs,
+            request.tenant,
+            lambda seconds, priority: self._runner.infer(checked, seconds, priority),
+            timeout_s,
+            asked,
+        )
 
     async def close(self, drain_s: float) -> None:
         """Finish what came in within `drain_s` seconds, refuse the rest, then free the model."""
@@ -166,6 +194,8 @@ class ServedModel:
             self._emptied = asyncio.Event()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), drain_s)
+        if self._answers is not None:
+            self._answers.close()
         await self._runner.close(max(end - perf_counter(), 0))
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
@@ -194,10 +224,12 @@ class DataPlane:
     Attributes:
         draining: whether the server is shutting down: it is not ready, but still answers what it has.
         states: of versions that are not served, by model and version; a version that is not known yet is "".
+        store: of answers, for the models that are added; None where nothing is cached.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, store: AnswerStore | None = None) -> None:
         self.metrics = metrics
+        self.store = store
         self.draining = False
         self.states: dict[str, dict[str, State]] = {}
         self._models: dict[str, dict[str, ServedModel]] = {}  # the latest version comes last

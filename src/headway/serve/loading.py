@@ -1,8 +1,10 @@
 """From a bundle to a session that has proved itself: verify, load, replay the golden samples, choose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,8 @@ from headway.runtimes.runtime import Runtime, Session
 from headway.serve.choice import Choice
 from headway.serve.choose import choose
 from headway.serve.config import CHOOSE_SECONDS
+from headway.serve.durations import Durations
+from headway.serve.padding import Padding, proven
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +35,8 @@ class Loaded:
 
     Attributes:
         version: that it is served as: the number the registry knows the bundle by, or else the one it was sealed as.
+        padding: how requests of different lengths share a run, where the bundle says so and it proved true here.
+        durations: of its runs, as far as they are known.
     """
 
     bundle: Bundle
@@ -38,6 +44,8 @@ class Loaded:
     variant: Variant
     session: Session
     choice: Choice
+    padding: Padding | None = None
+    durations: Durations = field(default_factory=Durations)
 
 
 def is_reference(source: Source) -> bool:
@@ -99,7 +107,8 @@ def load_bundle(
     choice, session = choose(
         bundle, partial(open_variant, bundle), variant=variant, threads=threads, seconds=choose_seconds
     )
-    return Loaded(bundle, version or found, bundle.manifest.variant(choice.variant), session, choice)
+    serving = bundle.manifest.variant(choice.variant)
+    return Loaded(bundle, version or found, serving, session, choice, proven(bundle, serving, session))
 
 
 def open_variant(bundle: Bundle, variant: Variant, threads: int) -> Session:
@@ -122,10 +131,16 @@ def open_variant(bundle: Bundle, variant: Variant, threads: int) -> Session:
 
 
 def warm_up(loaded: Loaded, rows: "Sequence[int]") -> None:
-    """Run batches of these sizes once, so that the first caller does not pay for memory that grows."""
-    sample = next(loaded.bundle.golden())
+    """Run batches of these sizes: memory grows before the first caller comes, and how long runs take is known."""
+    sample = next(loaded.bundle.golden()).inputs
+    batched = {spec.name for spec in loaded.bundle.manifest.inputs if spec.batched}
+    size = prod(loaded.padding.lengths(sample)) if loaded.padding else 1
     for count in rows:
-        loaded.session.run({name: np.resize(value, (count, *value.shape[1:])) for name, value in sample.inputs.items()})
+        inputs = {n: np.resize(v, (count, *v.shape[1:])) if n in batched else v for n, v in sample.items()}
+        loaded.session.run(inputs)
+        began = perf_counter()
+        loaded.session.run(inputs)
+        loaded.durations.learn(count * size, perf_counter() - began)
 
 
 def _check_specs(said: "Sequence[TensorSpec]", found: "Sequence[TensorSpec]", what: str) -> None:

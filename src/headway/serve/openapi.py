@@ -33,6 +33,10 @@ def _operation(route: Route) -> Document:
         made["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]
+    if path.endswith("/generate_stream"):
+        made["responses"]["200"] = {"description": "Events", "content": {"text/event-stream": {"schema": _TEXT}}}
+    if route.method == "POST":
+        made["requestBody"] = _content(_FREE)
     if path.endswith("/infer"):
         made["requestBody"] = {"required": True, **_content(_ref("InferRequest"), binary=True)}
         made["responses"]["200"] = _content(_ref("InferResponse"), binary=True)

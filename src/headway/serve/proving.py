@@ -21,6 +21,7 @@ from headway.core.errors import BundleError, HeadwayError, UsageError
 from headway.serve.choice import Choice
 from headway.serve.errors import LoadError, NotFoundError, UnavailableError
 from headway.serve.loading import Loaded, load_bundle, open_variant, warm_up
+from headway.serve.padding import proven
 
 NICE = 10  # on a core that the server keeps busy it still gets a tenth of the time
 
@@ -134,7 +135,8 @@ def open_proven(proof: Proof, rows: tuple[int, ...]) -> Loaded:
     if bundle.digest != proof.digest:
         raise BundleError("the bundle changed after it was proved", where=str(proof.path))
     variant = bundle.manifest.variant(proof.choice.variant)
-    loaded = Loaded(bundle, proof.version, variant, open_variant(bundle, variant, proof.choice.threads), proof.choice)
+    session = open_variant(bundle, variant, proof.choice.threads)
+    loaded = Loaded(bundle, proof.version, variant, session, proof.choice, proven(bundle, variant, session))
     try:
         warm_up(loaded, rows)
     except BaseException:

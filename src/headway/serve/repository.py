@@ -21,7 +21,6 @@ from headway.bundles.bundle import Bundle
 from headway.core.errors import HeadwayError
 from headway.observe.loads import Loads
 from headway.observe.logs import logger
-from headway.serve.batcher import BatchLimits
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, ServedModel, State
 from headway.serve.errors import FullError, LoadError, NotFoundError, UnavailableError
@@ -274,15 +273,10 @@ class Repository:
             self._plane.states.pop(name, None)
 
     def _served(self, loaded: Loaded) -> ServedModel:
-        config = self._config
-        limits = BatchLimits(
-            max_rows=config.max_batch_rows,
-            window=config.batch_window_ms / 1000,
-            queue_rows=config.queue_rows,
-            parallel_runs=config.parallel_runs if loaded.session.thread_safe else 1,
-        )
-        metrics = self._plane.metrics.model(loaded.bundle.manifest.name, loaded.version)
-        return ServedModel(loaded, limits, metrics)
+        manifest = loaded.bundle.manifest
+        limits = self._config.batch_limits(manifest.contract, thread_safe=loaded.session.thread_safe)
+        metrics = self._plane.metrics.model(manifest.name, loaded.version)
+        return ServedModel(loaded, limits, metrics, self._plane.store)
 
 
 def _same(model: ServedModel, proof: Proof) -> bool:

@@ -17,7 +17,8 @@ from pydantic import Field, StringConstraints, model_validator
 from headway.bundles.manifest import Name, Version
 from headway.core.config import Config, Source, validate
 from headway.core.errors import ConfigError, RequestError
-from headway.serve.open_inference import json_object
+from headway.serve.fields import RequestLimits
+from headway.serve.json_body import json_object
 
 _FILE = re.compile(r"file:([1-9][0-9]{0,8})/model\.hw")
 _PIECE = 1 << 20  # of base64, decoded at a time: the interpreter is held meanwhile
@@ -155,7 +156,7 @@ def check_unload(parameters: Mapping[str, object]) -> None:
 def _config(value: object) -> Selection:
     if not isinstance(value, str):
         raise RequestError("must be JSON in a string", where="config")
-    document = json_object(value.encode("utf-8", "surrogatepass"), _MAX_CONFIG_BYTES)
+    document = json_object(value.encode("utf-8", "surrogatepass"), RequestLimits(json_bytes=_MAX_CONFIG_BYTES))
     try:
         return validate(Selection, document, Source("config"))
     except ConfigError as error:

@@ -25,10 +25,13 @@ from headway.core.config import validate
 from headway.core.errors import ConfigError
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
+from headway.serve.cache_store import AnswerStore
 from headway.serve.config import ServeConfig
+from headway.serve.connections import Doorkeeper, allow_open_files
 from headway.serve.control import Control
 from headway.serve.dataplane import DataPlane
 from headway.serve.errors import UnavailableError
+from headway.serve.extensions import Extensions
 from headway.serve.loading import Loaded, Source, load_bundle, warm_up
 from headway.serve.repository import Repository
 from headway.serve.rest import Rest
@@ -37,6 +40,7 @@ from headway.serve.selection import Selection
 if TYPE_CHECKING:
     from headway.serve.grpc_service import GrpcServer
 
+_IDLE_S = 1.0  # an HTTP connection that was silent for less is not closed to make room
 _LAST_ANSWERS_S = 2.0  # to write refusals at the end of a drain
 
 
@@ -196,15 +200,19 @@ class Server:
             # Nothing that was made so far becomes garbage: searching it would stop every request for some 30 ms.
             gc.collect()
             gc.freeze()
+            allow_open_files()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
-        plane = DataPlane(Metrics())
-        repository = Repository(plane, self.config)
+        config = self.config
+        plane = DataPlane(Metrics(), AnswerStore(config.cache_mb * 1_000_000) if config.cache_mb else None)
+        repository = Repository(plane, config)
         repository.start(loaded)
-        control = Control(self.config.model_control, http.address)
-        calls = self._grpc(plane, repository, control, grpc)
-        granian = self._granian(Rest(plane, repository, control, self.config), http)
+        extensions = Extensions(plane, repository, Control(config.model_control, http.address), config)
+        calls = self._grpc(plane, extensions, grpc)
+        rest = Rest(plane, extensions, config)
+        granian = self._granian(rest, http)
         serving = loop.create_task(granian.serve())
+        watching = [loop.create_task(keeper.watch()) for keeper in self._doorkeepers(rest, http, grpc)]
         try:
             await _listening(http, serving)
             self.url, self.models, self._repository = f"http://{http}", plane.names, repository
@@ -220,7 +228,10 @@ class Server:
             await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
         finally:
+            for watch in watching:
+                watch.cancel()
             await self._shut_down(plane, repository, granian, serving, calls)
+            extensions.regions.close()
 
     async def _shut_down(
         self,
@@ -245,14 +256,19 @@ class Server:
         await asyncio.gather(*ending, return_exceptions=True)
         logger.info("stopped", extra={"fields": {"requests": plane.metrics.outcomes()}})
 
-    def _grpc(
-        self, plane: DataPlane, repository: Repository, control: Control, place: _Place | None
-    ) -> "GrpcServer | None":
+    def _doorkeepers(self, rest: Rest, http: _Place, grpc: _Place | None) -> list[Doorkeeper]:
+        most, timeout_s = self.config.max_connections, self.config.request_timeout_s
+        keepers = [Doorkeeper(http.port, most, grace_s=_IDLE_S, busy=rest.clients)]
+        if grpc is not None:  # whose calls under way are not known; none takes longer than this
+            keepers.append(Doorkeeper(grpc.port, most, grace_s=2 * timeout_s))
+        return keepers
+
+    def _grpc(self, plane: DataPlane, extensions: Extensions, place: _Place | None) -> "GrpcServer | None":
         if place is None:
             return None
         from headway.serve.grpc_service import GrpcServer  # grpcio costs a tenth of a second and 20 MB
 
-        return GrpcServer(plane, repository, control, self.config, str(place))
+        return GrpcServer(plane, extensions, self.config, str(place))
 
     def _granian(self, rest: Rest, place: _Place) -> Granian:
         return Granian(

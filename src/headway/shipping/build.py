@@ -17,6 +17,7 @@ import numpy as np
 
 from headway.bundles.manifest import StepRecord
 from headway.core import machine, plugins
+from headway.core.config import Config
 from headway.core.files import digest_file, write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
@@ -147,7 +148,7 @@ class Builder:
     def _apply(self, step: StepChoice, before: Sequence[Path], out: Path, scratch: Path) -> None:
         from headway.train.weights import save_weights
 
-        model, record = step.make().apply(self._module(before), self._context(scratch))
+        model, record = step.make().apply(self._module(before), self._context(scratch, step))
         save_weights(model, out / _WEIGHTS)
         write_atomic(out / _RECORD, json.dumps({"step": step.name, "record": record}))
 
@@ -164,7 +165,7 @@ class Builder:
 
     def _graph(self, file: Path, step: StepChoice) -> Path:
         def build(out: Path, scratch: Path) -> None:
-            record = step.make().apply(file, out / "model.onnx", self._context(scratch))
+            record = step.make().apply(file, out / "model.onnx", self._context(scratch, step))
             write_atomic(out / _RECORD, json.dumps({"step": step.name, "record": record}))
 
         key = {"graph": digest_file(file), "identity": self._identity, **self._step_key(step)}
@@ -189,7 +190,7 @@ class Builder:
         load_weights(model, folders[-1] / _WEIGHTS)
         return model.eval()
 
-    def _context(self, scratch: Path) -> Any:
+    def _context(self, scratch: Path, step: StepChoice) -> Any:
         from headway.compress.step import StepContext
 
         return StepContext(
@@ -199,7 +200,12 @@ class Builder:
             folder=scratch,
             progress=self.progress,
             threads=self._threads,
+            following=self._following(step),
         )
+
+    def _following(self, step: StepChoice) -> Config | None:
+        """The configuration of the step that `step` needs after it."""
+        return next((other.config for other in self.recipe.steps if step.needs and other.name == step.needs), None)
 
     def _step_key(self, step: StepChoice) -> dict[str, Any]:
         return {
@@ -207,6 +213,7 @@ class Builder:
             "config": step.config.model_dump(mode="json"),
             "train": self.recipe.config.train.model_dump(mode="json"),
             "instruction_sets": machine.here().instruction_sets,
+            "following": following.model_dump(mode="json") if (following := self._following(step)) else None,
         }
 
     def _record(self, folder: Path, step: StepChoice) -> StepRecord:

@@ -25,10 +25,15 @@ class Plan:
 
 
 def plans(steps: Sequence[StepChoice]) -> tuple[Plan, ...]:
-    """The original first, then one plan for each non-empty combination of steps, fewest steps first."""
+    """The original first, then one plan for each non-empty combination of steps, fewest steps first.
+
+    A step that needs another comes only with it.
+    """
     found = []
     for size in range(len(steps) + 1):
         for chosen in combinations(steps, size):
+            if any(step.needs and step.needs not in [s.name for s in chosen] for step in chosen):
+                continue
             name = "-".join(_PAST.get(step.name, step.name) for step in chosen) or ORIGINAL
             found.append(
                 Plan(

@@ -77,11 +77,16 @@ class RecipeConfig(Config):
 
 @dataclass(frozen=True)
 class StepChoice:
-    """A step of the recipe, with its validated configuration."""
+    """A step of the recipe, with its validated configuration.
+
+    Attributes:
+        needs: the name of a step that must follow it; "" where it stands on its own.
+    """
 
     name: str
     stage: Literal["module", "graph"]
     config: Config
+    needs: str = ""
 
     def make(self) -> Any:
         """The step itself: a `ModuleStep` or `GraphStep`, as `stage` says."""
@@ -152,7 +157,8 @@ def _step(item: str | dict[str, Any], source: Source, index: int) -> StepChoice:
     if name not in known:
         raise ConfigError(f"steps.{index}: {unknown_key(name, set(known))}", where=source.place((*place, name)))
     kind = plugins.load("headway.steps", name)
-    return StepChoice(name, kind.stage, validate(kind.Config, values or {}, source, (*place, name)))
+    config = validate(kind.Config, values or {}, source, (*place, name))
+    return StepChoice(name, kind.stage, config, getattr(kind, "needs", ""))
 
 
 def _check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Source) -> None:
@@ -174,4 +180,19 @@ def _check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Sour
             )
         if step.name in [s.name for s in steps[:i]]:
             raise ConfigError(f"{step.name} stands twice", where=where)
+        if step.needs:
+            _check_need(step, steps[i + 1 :], where)
         graph = step.name if step.stage == "graph" else graph
+
+
+def _check_need(step: StepChoice, later: Sequence[StepChoice], where: str) -> None:
+    following = next((other for other in later if other.name == step.needs), None)
+    if following is None:
+        raise ConfigError(
+            f"{step.name} makes a model ready for {step.needs}, which does not follow it",
+            where=where,
+            remedy=f"Add {step.needs} after {step.name}.",
+        )
+    kind = plugins.load("headway.steps", step.name)
+    if reason := getattr(kind, "refuses", lambda config: "")(following.config):
+        raise ConfigError(f"{step.name} does not fit its {step.needs}: {reason}", where=where)

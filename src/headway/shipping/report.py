@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway.core import machine
 from headway.shipping.evaluate import Evaluation
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = {"pass": "#1a7f4b", "fail": "#c0392b", "insufficient": "#b7791f"}
+_LAYERS = 40  # of a ranking that are drawn
 _BOUNDS = (0.95, 0.98, 0.99, 0.995, 0.999)
 
 
@@ -52,8 +53,20 @@ def render(
         machine=machine.here(),
         picture=_picture(judged, evaluation, recipe.config.target.keep_accuracy),
         colours=_COLOURS,
+        rankings=_rankings(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
     )
+
+
+def _rankings(judged: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:
+    """What steps found out of single layers (`headway.compress.sensitivity`), by variant; worst layers first."""
+    found = {}
+    for id_, variant in judged.items():
+        for record in variant.built.records:
+            if story := record.record.get("mixed"):
+                worst = sorted(story["ranking"], key=lambda group: group["error"], reverse=True)
+                found[id_] = {**story, "ranking": worst[:_LAYERS], "left_out": len(worst[_LAYERS:])}
+    return found
 
 
 def _tighter(judged: Judged, keep: float) -> list[tuple[float, str]]:

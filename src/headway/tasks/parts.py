@@ -1,7 +1,7 @@
 """Data in four parts that share no row: train, calibration, selection and test.
 
-Training sees `train`; quantization ranges come from `calibration`; `test` is read once, for what is reported.
-`selection` is kept apart for steps that choose between candidates; no built-in step does so yet.
+Training sees `train`; quantization ranges come from `calibration`; steps that choose between candidates measure them on
+`selection`; `test` is read once, for what is reported.
 """
 
 import hashlib
