@@ -136,13 +136,13 @@ def test_a_failure_of_ours_is_an_error_and_one_of_the_callers_is_not(traced: Tra
 
 
 def test_what_is_traced_can_be_changed_while_it_runs(traced: Traced) -> None:
-    settings = traced.tracer.settings
-    settings.rate = 3
+    sampling = traced.tracer.sampling
+    sampling.rate = 3
     assert [traced.answer().span is not None for _ in range(6)] == [False, False, True] * 2
     assert traced.answer(SAMPLED).span is not None  # the caller decides before the rate does
-    settings.rate, settings.count = 1, 2
+    sampling.rate, sampling.count = 1, 2
     assert [traced.answer().span is not None for _ in range(3)] == [True, True, False]
-    settings.on, settings.count = False, -1
+    sampling.on, sampling.count = False, -1
     assert traced.answer(SAMPLED).span is None
 
 

@@ -31,6 +31,7 @@ class Draft:
     labels: tuple[str, ...] = ()
     contract: Contract = field(default_factory=Contract)
     lineage: Lineage = field(default_factory=Lineage)
+    padding: dict[str, float] = field(default_factory=dict)
 
 
 def seal(out: Path, draft: Draft, *, models: Mapping[str, Path], golden: Sequence[Sample], report: str) -> Bundle:
@@ -107,6 +108,7 @@ def _manifest(
             lineage=draft.lineage,
             files=files,
             signer=signer,
+            padding=draft.padding,
         )
     except ValidationError as error:
         found = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from headway.observe import exposition
 from headway.observe.accelerators import Accelerators
+from headway.observe.cache_counts import CacheCounts, families
 from headway.observe.process import ThreadSeconds
 
 Outcome = Literal[
@@ -80,6 +81,7 @@ class ModelMetrics:
         infer_seconds: that requests spent in runs: a run of 8 requests counts 8 times.
         last_run_ms: when the last run ended, in milliseconds since the epoch; 0 before the first.
         runs: by their rows, how many there were and the seconds they took.
+        caches: what is shared between requests, by the boundary at which it is; none where caching is off.
     """
 
     def __init__(self) -> None:
@@ -97,6 +99,7 @@ class ModelMetrics:
         self.infer_seconds = 0.0
         self.last_run_ms = 0
         self.runs: dict[int, tuple[int, float]] = {}
+        self.caches: dict[str, CacheCounts] = {}
 
     def answered(self, outcome: Outcome, seconds: float) -> None:
         """A request ended so, `seconds` after it was decoded."""
@@ -117,6 +120,10 @@ class ModelMetrics:
         for wait in waited:
             self.queue.add(wait)
 
+    def compute(self) -> tuple[float, int]:
+        """Seconds that all stages took so far, a run counted once whatever its rows; and the requests in the runs."""
+        return self.pre.total + self.infer.total + self.post.total, sum(self.queue.counts)
+
 
 class Metrics(Collector):
     """All metrics of one server.
@@ -135,6 +142,7 @@ class Metrics(Collector):
         self.accelerators: Accelerators | None = None
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._refused: Counter[Outcome] = Counter()
+        self._past: Counter[Outcome] = Counter()
         self._statuses: Counter[int] = Counter()
         self._codes: Counter[str] = Counter()
         self._registry = CollectorRegistry()
@@ -150,6 +158,16 @@ class Metrics(Collector):
         """A request ended so before a model counted it."""
         self._refused[outcome] += 1
 
+    def forget(self, name: str, version: str) -> None:
+        """A version was unloaded: its series end, or a server that swaps for a year would have thousands."""
+        seen = self._models.pop((name, version))
+        seen.queued_rows = int
+        self._past.update(seen.outcomes)
+
+    def add(self, collector: Collector) -> None:
+        """Show another collector's metrics as well."""
+        self._registry.register(collector)
+
     def responded(self, status: int) -> None:
         """An HTTP response was sent."""
         self._statuses[status] += 1
@@ -159,8 +177,8 @@ class Metrics(Collector):
         self._codes[code] += 1
 
     def outcomes(self) -> dict[str, int]:
-        """How many inference requests ended how, over all models."""
-        total: Counter[str] = Counter()
+        """How many inference requests ended how, over all models that there ever were."""
+        total: Counter[str] = Counter(self._past)
         for seen in self._models.values():
             total.update(seen.outcomes)
         return dict(+total)
@@ -212,6 +230,11 @@ class Metrics(Collector):
         yield self._histogram("infer_seconds", "One run of the model, whatever its rows.", lambda seen: seen.infer)
         yield self._histogram("postprocess_seconds", "Post-processing of one request.", lambda seen: seen.post)
         yield self._histogram("batch_rows", "Rows of one run.", lambda seen: seen.batch_rows)
+        yield from families(
+            ((*model, boundary), counts)
+            for model, seen in self._models.items()
+            for boundary, counts in seen.caches.items()
+        )
 
     def _histogram(self, name: str, text: str, tally: Callable[[ModelMetrics], Tally]) -> Metric:
         family = HistogramMetricFamily(f"headway_{name}", text, labels=_LABELS)

@@ -31,8 +31,8 @@ _LAST_SPANS_S = 3.0  # to send what is left at shutdown, where the collector doe
 
 
 @dataclass
-class TraceSettings:
-    """What may be changed while the server runs; the names are those of Triton's trace settings.
+class Sampling:
+    """Which requests are traced; may be changed while the server runs. Named after Triton's trace settings.
 
     Attributes:
         on: `trace_level` other than OFF.
@@ -61,7 +61,7 @@ class Tracer:
         exporter: takes the spans; without it, OTLP over HTTP as the environment says.
 
     Attributes:
-        settings: may be changed at any time.
+        sampling: may be changed at any time.
 
     Raises:
         MissingDependencyError: OpenTelemetry is not installed.
@@ -77,7 +77,7 @@ class Tracer:
         # What the exporter has to tell becomes lines of our log; what a caller's tracestate holds does not.
         logging.getLogger("opentelemetry").parent = logger
         logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
-        self.settings = TraceSettings()
+        self.sampling = Sampling()
         self._exporter = exporter or OTLPSpanExporter()
         self._provider = _provider()
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
@@ -88,8 +88,7 @@ class Tracer:
 
     def begin(self, record: RequestRecord, tracestate: str | None = None) -> None:
         """Begin the span of a request, if it is to be traced."""
-        settings = self.settings
-        if not settings.on or (record.parent is None and not self._chosen()):
+        if not self.sampling.on or (record.parent is None and not self._chosen()):
             return
         context = self._nobody if record.parent is None else self._context(record, tracestate)
         began = time_ns()
@@ -126,11 +125,11 @@ class Tracer:
 
     def _chosen(self) -> bool:
         """Whether to trace a request whose caller did not say."""
-        settings = self.settings
+        sampling = self.sampling
         self._unasked += 1
-        if settings.count == 0 or self._unasked % settings.rate:
+        if sampling.count == 0 or self._unasked % sampling.rate:
             return False
-        settings.count -= settings.count > 0
+        sampling.count -= sampling.count > 0
         return True
 
     def _context(self, record: RequestRecord, tracestate: str | None) -> Any:

@@ -5,20 +5,27 @@ An adapter (`rest.py`) decodes its wire's bytes into an `InferRequest`, finds th
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
+from headway.observe.cache_counts import CacheCounts
 from headway.observe.metrics import Metrics, ModelMetrics, Outcome
 from headway.observe.observer import Observer
 from headway.observe.requests import CURRENT
 from headway.serve.batcher import BatchLimits
+from headway.serve.cache import AnswerCache
+from headway.serve.cache_key import Keys
+from headway.serve.cache_store import AnswerStore
+from headway.serve.cache_worth import Worth
 from headway.serve.classification import classify
-from headway.serve.errors import NotFoundError
+from headway.serve.errors import NotFoundError, UnavailableError
+from headway.serve.fields import Slice
 from headway.serve.loading import Loaded
 from headway.serve.refusals import outcome_of
 from headway.serve.runner import Runner
@@ -32,11 +39,13 @@ class OutputRequest:
     Attributes:
         binary: how it is to travel.
         classes: how many of its greatest values, with index and label, stand for it; 0 is the output itself.
+        region: of shared memory that it is to be written to, by the adapter.
     """
 
     name: str
     binary: bool
     classes: int = 0
+    region: Slice | None = None
 
 
 @dataclass(slots=True)
@@ -83,14 +92,18 @@ class ServedModel:
     Attributes:
         inputs: what a request must bring.
         outputs: what an answer can hold.
+        digest: of its bundle.
         choice: which variant answers, with how many threads, and why.
+        padding: whether requests of different lengths share runs, where the bundle declares how; else None.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics, store: AnswerStore | None = None
+    ) -> None:
         manifest = loaded.bundle.manifest
-        self.name, self.version = manifest.name, manifest.version
+        self.name, self.version, self.digest = manifest.name, loaded.version, loaded.bundle.digest
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
         self.variant = loaded.variant
         self.platform = f"{loaded.variant.runtime}_{loaded.variant.format}"
@@ -101,13 +114,23 @@ class ServedModel:
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*self.inputs, *self.outputs))
         self.max_batch_rows = limits.max_rows if shares_runs else 0
-        self._signature = Signature(self.inputs, shares_runs=shares_runs)
+        padding = loaded.padding if shares_runs else None
+        self.padding = padding is not None if manifest.padding else None
+        self._signature = Signature(self.inputs, shares_runs=shares_runs, padding=padding)
         self._runner = Runner(
-            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}"
-        )
+            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=f"{self.name}:{self.version}",
+            padding=padding, durations=loaded.durations,
+        )  # fmt: skip
         metrics.queued_rows = lambda: self._runner.queued_rows
         metrics.file_bytes = loaded.file_bytes
+        self._answers: AnswerCache | None = None
+        if store is not None:
+            keys = Keys(loaded.bundle.digest, loaded.variant.id, self.version, "answer")
+            counts = metrics.caches.setdefault("answer", CacheCounts())
+            self._answers = AnswerCache(store, keys, Worth(metrics.compute), counts, f"{self.name}:{self.version}")
         self.ready = metrics.ready = True
+        self._inside = 0
+        self._emptied: asyncio.Event | None = None
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
         """What the Open Inference Protocol calls model metadata."""
@@ -127,6 +150,7 @@ class ServedModel:
         """Answer one request and count how it ended. Raises what `Signature.check` and `Runner.infer` raise."""
         began = perf_counter()
         outcome: Outcome = "failed"
+        self._inside += 1
         if (record := CURRENT.get()) is not None:
             record.model, record.version, record.entered = self.name, self.version, began
         try:
@@ -143,6 +167,9 @@ class ServedModel:
             self.metrics.answered(outcome, ended - began)
             if record is not None:
                 record.outcome, record.answered = outcome, ended
+            self._inside -= 1
+            if self._emptied is not None and not self._inside:
+                self._emptied.set()
         answers = [
             (*classify(spec, outputs[spec.name], classes, self._labels), binary)
             if classes
@@ -151,15 +178,31 @@ class ServedModel:
         ]
         return InferResponse(self.name, self.version, request.id, answers)
 
-    async def _outputs(self, request: InferRequest, timeout_s: float) -> dict[str, Array]:
+    async def _outputs(self, request: InferRequest, timeout_s: float) -> Mapping[str, Array]:
         """Every output of one request: check, (cache), (pre-process), run, (post-process)."""
         checked = self._signature.check(request.inputs)
-        return await self._runner.infer(checked, timeout_s)
+        asked = self.limits.priority(request.priority)
+        if self._answers is None:
+            return await self._runner.infer(checked, timeout_s, asked)
+        return await self._answers.get_or_run(
+            checked.inputs,
+            request.tenant,
+            lambda seconds, priority: self._runner.infer(checked, seconds, priority),
+            timeout_s,
+            asked,
+        )
 
     async def close(self, drain_s: float) -> None:
-        """Finish what was accepted, then free the model."""
-        self.ready = self.metrics.ready = False
-        await self._runner.close(drain_s)
+        """Finish what came in within `drain_s` seconds, refuse the rest, then free the model."""
+        self.ready = False
+        end = perf_counter() + drain_s
+        if self._inside:  # also what is not in the runner's queue yet
+            self._emptied = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), drain_s)
+        if self._answers is not None:
+            self._answers.close()
+        await self._runner.close(max(end - perf_counter(), 0))
 
     def _asked(self, request: InferRequest) -> list[tuple[TensorSpec, bool, int]]:
         if request.outputs is None:
@@ -174,18 +217,29 @@ class ServedModel:
         return asked
 
 
+class State(NamedTuple):
+    """Where a version stands that does not answer, and why."""
+
+    state: Literal["LOADING", "UNLOADING", "UNAVAILABLE"]
+    reason: str = ""
+
+
 class DataPlane:
     """Every model that is served, by name and version, and the path of a request to it.
 
     Attributes:
         draining: whether the server is shutting down: it is not ready, but still answers what it has.
+        states: of versions that are not served, by model and version; a version that is not known yet is "".
+        store: of answers, for the models that are added; None where nothing is cached.
     """
 
-    def __init__(self, metrics: Metrics, observer: Observer | None = None) -> None:
+    def __init__(self, metrics: Metrics, store: AnswerStore | None = None, observer: Observer | None = None) -> None:
         self.metrics = metrics
+        self.store = store
         self.observer = observer or Observer(metrics)
         self.draining = False
-        self._models: dict[str, dict[str, ServedModel]] = {}
+        self.states: dict[str, dict[str, State]] = {}
+        self._models: dict[str, dict[str, ServedModel]] = {}  # the latest version comes last
 
     @property
     def ready(self) -> bool:
@@ -198,9 +252,24 @@ class DataPlane:
         """Names of the models."""
         return list(self._models)
 
-    def add(self, model: ServedModel) -> None:
-        """Take a model into service."""
-        self._models.setdefault(model.name, {})[model.version] = model
+    def replace(self, name: str, models: Iterable[ServedModel]) -> list[ServedModel]:
+        """Serve exactly these versions of a model from now on. Returns those that are served no longer, to be closed.
+
+        A request that is under way stays with the version it came to; the next one finds the new.
+        """
+        before = self._models.get(name, {})
+        now = {model.version: model for model in sorted(models, key=lambda model: int(model.version))}
+        if now:
+            self._models[name] = now
+        else:
+            self._models.pop(name, None)
+        for version in before.keys() - now.keys():
+            before[version].metrics.ready = False
+        return [model for model in before.values() if now.get(model.version) is not model]
+
+    def versions(self, name: str) -> dict[str, ServedModel]:
+        """The versions of a model that are served, the latest last."""
+        return self._models.get(name, {})
 
     def served(self, name: str = "", version: str = "") -> list[ServedModel]:
         """Every version of every model, or those of one name, or one of these. Raises `NotFoundError`."""
@@ -211,25 +280,40 @@ class DataPlane:
         return [model for called in [name] * bool(name) or self.names for model in self._models[called].values()]
 
     def model(self, name: str, version: str | None = None) -> ServedModel:
-        """The model called `name`, in its latest version unless one is asked for. Raises `NotFoundError`."""
+        """The model called `name`, in its latest version unless one is asked for.
+
+        Raises:
+            NotFoundError: there is none, or it is not loaded.
+            UnavailableError: it is being loaded for the first time.
+        """
         versions = self._models.get(name)
         if versions is None:
-            raise NotFoundError(f"no model is called {name[:100]!r}", remedy="GET /v2/models lists them.")
+            raise self._absent(name)
         if version is None:
-            version = max(versions, key=int)
+            return versions[next(reversed(versions))]
         if version not in versions:
             raise NotFoundError(
-                f"model {name!r} has no version {version[:20]!r}",
-                remedy=f"It has: {', '.join(sorted(versions, key=int))}.",
+                f"model {name!r} has no version {version[:20]!r}", remedy=f"It has: {', '.join(versions)}."
             )
         return versions[version]
 
     def metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
         """Model metadata of the Open Inference Protocol."""
-        model = self.model(name, version)
-        return model.metadata(sorted(self._models[name], key=int))
+        return self.model(name, version).metadata(list(self._models[name]))
 
     async def close(self, drain_s: float = 0) -> None:
         """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free every model."""
         self.draining = True
-        await asyncio.gather(*(model.close(drain_s) for model in self.served()))
+        served = self.served()
+        for model in served:
+            model.metrics.ready = False
+        await asyncio.gather(*(model.close(drain_s) for model in served))
+
+    def _absent(self, name: str) -> HeadwayError:
+        states = self.states.get(name)
+        if states is None:
+            return NotFoundError(f"no model is called {name[:100]!r}", remedy="GET /v2/models lists them.")
+        state, reason = list(states.values())[-1]
+        if state == "LOADING":
+            return UnavailableError(f"model {name!r} is being loaded")
+        return NotFoundError(f"model {name!r} is not loaded: {reason or state.lower()}")
