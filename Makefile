@@ -52,6 +52,8 @@ soak: setup
 
 docs: setup
 	$(BIN)/python scripts/recipe_reference.py
+	$(BIN)/python scripts/observability_reference.py
+	$(BIN)/python scripts/grafana_dashboard.py
 
 PROTO := src/headway/serve/proto
 proto: setup

@@ -4,8 +4,8 @@
 
 A model is made that costs about as much as its pictures. The same requests go through the same stages and the same
 session in one process: one step after the other, and as the server does it. Blocks of requests are interleaved, and the
-ratio is taken within each round. So is hashing with one thread and with two, which tells how much of a second core there
-was to gain. Writes a section of benchmarks/RESULTS.md.
+ratio is taken within each round. So is hashing with one thread and with two, which tells how much of a second core
+there was to gain. Writes a section of benchmarks/RESULTS.md.
 """
 
 import asyncio

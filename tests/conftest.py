@@ -1,12 +1,14 @@
 """Every test is checked for what it leaves behind: threads, child processes, sockets, environment variables."""
 
 import gc
+import io
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -57,6 +59,29 @@ def _leaves_nothing_behind() -> Iterator[None]:
     assert not left[1], f"child processes left running: {left[1]}"
     assert not left[2], f"sockets left listening: {left[2]}"
     assert _environment(os.environ) == _environment(before[3]), "the environment was changed"
+
+
+class LogStream(io.StringIO):
+    """What was logged."""
+
+    def lines(self, message: str | None = None) -> list[dict[str, Any]]:
+        """Every line, or those of this message, as what JSON makes of them."""
+        found = [json.loads(line) for line in self.getvalue().splitlines()]
+        return [line for line in found if message is None or line["message"] == message]
+
+
+@pytest.fixture
+def log() -> Iterator[LogStream]:
+    """Headway's log, as it is written."""
+    from headway.observe.logs import logger, to_stderr
+
+    written = LogStream()
+    level, propagate = logger.level, logger.propagate
+    handler = to_stderr(stream=written)
+    yield written
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = propagate
 
 
 @pytest.fixture

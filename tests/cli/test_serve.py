@@ -77,7 +77,8 @@ def test_a_bundle_that_was_tampered_with_exits_2_before_it_listens(bundle: Bundl
         (["./no/such/bundle"], "no such bundle"),
         (["x", "--http-port", "99999"], "http_port"),
         (["x", "--threads", "0"], "threads"),
-        ([], "Missing argument"),
+        (["x", "--cache-mb", "-1"], "cache_mb"),
+        ([], "no bundle to serve"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_2(home: Path, arguments: list[str], message: str) -> None:

@@ -99,9 +99,11 @@ def golden_input(datatype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.fixture
 def sealed(tmp_path: Path, home: Path) -> SealModel:
-    """`sealed("linear", version="2")` seals one of the graphs above."""
+    """`sealed("linear", version="2")` seals one of the graphs above; what it says of padding may be a lie."""
 
-    def make(name: str = "linear", *, version: str = "1", called: str | None = None) -> Bundle:
+    def make(
+        name: str = "linear", *, version: str = "1", called: str | None = None, padding: dict[str, float] | None = None
+    ) -> Bundle:
         model = save(tmp_path / f"{name}.onnx", GRAPHS[name]())
         session = OnnxRuntime().load(model)
         inputs = {spec.name: golden_input(spec.datatype, spec.shape) for spec in session.inputs}
@@ -112,7 +114,7 @@ def sealed(tmp_path: Path, home: Path) -> SealModel:
         )  # fmt: skip
         draft = Draft(
             name=called or name, version=version, inputs=session.inputs, outputs=session.outputs,
-            variants=(variant,), chosen="fp32",
+            variants=(variant,), chosen="fp32", padding=padding or {},
         )  # fmt: skip
         session.close()
         out = tmp_path / "bundles" / f"{draft.name}-{version}"

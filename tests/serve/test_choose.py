@@ -100,7 +100,7 @@ class Watched:
     closed: list[tuple[str, int]] = field(default_factory=list)
 
     def __call__(self, variant: Variant, threads: int) -> Session:
-        session = loading._prove(self.bundle, variant, threads)
+        session = loading.open_variant(self.bundle, variant, threads)
         self.opened.append((variant.id, threads))
         close = session.close
 

@@ -200,7 +200,7 @@ def test_each_failure_has_its_status(sealed: Seal) -> None:
         with refused("UNIMPLEMENTED", "sequence_id"):
             call("ModelInfer", unsupported)
         with client(server) as one, pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
-            one.get_log_settings()
+            one.get_cuda_shared_memory_status()
 
 
 class Gated:
@@ -339,6 +339,8 @@ def test_our_messages_agree_with_those_of_the_common_client() -> None:
 
     for method in methods(SERVICE):
         for kind in (method.request, method.response):
+            if not theirs[kind.DESCRIPTOR.name].fields:
+                continue  # ours may answer what KServe's clients read
             compare(kind.DESCRIPTOR, theirs[kind.DESCRIPTOR.name])
             assert kind.DESCRIPTOR is not theirs[kind.DESCRIPTOR.name]
 

@@ -98,6 +98,31 @@ def test_a_runtime_that_nobody_offers_and_a_datatype_that_cannot_be_served(ident
         load_bundle(identity(kind=TensorProto.BFLOAT16))
 
 
+def test_padding_that_holds_is_used_and_a_lie_is_logged_and_is_not(
+    sealed: Callable[..., Bundle], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sum of a row does not change by zeros."""
+    loaded = load_bundle(sealed("lengths", padding={"input": 0}), choose_seconds=0)
+    assert loaded.padding is not None
+    loaded.session.close()
+    assert not caplog.records
+    lying = load_bundle(sealed("lengths", version="2", padding={"input": 0.5}), choose_seconds=0)
+    assert lying.padding is None
+    lying.session.close()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    fields = record.__dict__["fields"]
+    assert fields["reason"] == "padding changes output 'total' by 0.5, where 1e-05 is allowed"
+
+
+def test_warming_up_learns_how_long_runs_take(sealed: Callable[..., Bundle]) -> None:
+    loaded = load_bundle(sealed("lengths", padding={"input": 0}), choose_seconds=0)
+    warm_up(loaded, (1, 32))
+    loaded.session.close()
+    assert loaded.durations.known
+    assert 0 < loaded.durations.of(64) < 1, "32 rows of 2 elements"
+
+
 def test_a_name_that_is_neither_a_path_nor_registered(home: Path) -> None:
     with pytest.raises(HeadwayError):
         load_bundle("nothing-of-that-name")

@@ -15,6 +15,7 @@ from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import DATATYPES, TensorSpec
 from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.errors import TooLargeError, UnsupportedError
+from headway.serve.fields import RequestLimits
 from headway.serve.open_inference import decode, encode
 
 NUMERIC = [row for row in DATATYPES if row.numpy and row.name != "BYTES"]
@@ -186,7 +187,7 @@ def test_a_header_length_that_is_none(length: str) -> None:
         (sized(7), b"1234567", r"7 bytes, but shape \[2\] of FP32 takes 8"),
         (sized(8), b"1234567", "8 bytes, but 7 are left"),
         (sized(8), b"123456789", "1 bytes follow the last tensor"),
-        (sized(8, data=[1, 2]), b"12345678", "both data and binary_data_size"),
+        (sized(8, data=[1, 2]), b"12345678", "more than one of data, binary_data_size and shared_memory_region"),
         (sized(8, shape=[-1, 2]), b"12345678", "shape must be a list"),
         (sized(8, shape=[2.0]), b"12345678", "shape must be a list"),
         (sized(8, shape=["2"]), b"12345678", "shape must be a list"),
@@ -207,7 +208,8 @@ def test_a_header_length_that_is_none(length: str) -> None:
         (sized(9, datatype="BYTES", shape=[2]), b"\5\0\0\0abcde", "end before element 1"),
         (sized(5, datatype="BYTES", shape=[1]), b"\0\0\0\0x", "1 bytes follow the last element"),
         (tensor(parameters=[1]), b"1", "must be a JSON object"),
-        (tensor(parameters={"shared_memory_region": "r"}), b"1", "not supported"),
+        (tensor(parameters={"shared_memory_region": "r"}), b"1", "shared_memory_byte_size"),
+        (tensor(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 8}), b"", "shared memory is off"),
     ],
 )
 def test_a_binary_tensor_that_lies(entry: dict[str, Any], blob: bytes, message: str) -> None:
@@ -228,6 +230,8 @@ def test_a_binary_tensor_that_lies(entry: dict[str, Any], blob: bytes, message: 
         (tensor(data=[1, None]), "FP32 numbers throughout"),
         (tensor(data=[1, {}]), "FP32 numbers throughout"),
         (tensor(data=[True, False]), "FP32 numbers throughout"),
+        (tensor(data=[1.5, True]), "FP32 numbers throughout"),
+        (tensor(shape=[2, 1], data=[[1], [False]]), "FP32 numbers throughout"),
         (tensor(data=[1e39, 1]), "out of the range of FP32"),
         (tensor(data=[10**400, 1]), "FP32 numbers throughout|too large"),
         (tensor(datatype="INT8", data=[128, 1]), "out of the range of INT8"),
@@ -266,7 +270,7 @@ def test_json_data_that_does_not_fit(entry: Any, message: str) -> None:
         (b'{"a":' * 100_000, "nested too deeply"),
         (
             b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":' + b"[" * 200 + b"1" + b"]" * 200 + b"}]}",
-            "ragged, too deep|not",
+            "nested too deeply; at most 64",
         ),
     ],
 )
@@ -286,6 +290,7 @@ def test_names_that_stand_twice_too_many_tensors_and_wrong_parameters() -> None:
         ({"inputs": [fine], "parameters": {"binary_data_output": "yes"}}, "true or false"),
         ({"inputs": [fine], "parameters": {"sequence_id": 3}}, "not supported"),
         ({"inputs": [fine], "parameters": {"timeout": -1}}, "microseconds"),
+        ({"inputs": [fine], "parameters": {"priority": "high"}}, "priority"),
         ({"inputs": [fine], "id": 5}, "id"),
         ({"inputs": [fine], "id": "x" * 1001}, "id"),
     ]
@@ -296,9 +301,9 @@ def test_names_that_stand_twice_too_many_tensors_and_wrong_parameters() -> None:
 
 def test_more_json_than_allowed_is_too_large_though_binary_is_not() -> None:
     body, length = binary({"inputs": [sized(400, shape=[100])]}, bytes(400))
-    assert decode(body, length, (), max_json_bytes=200).inputs["x"].size == 100
+    assert decode(body, length, (), RequestLimits(json_bytes=200)).inputs["x"].size == 100
     with pytest.raises(TooLargeError, match="as binary data"):
-        decode(body, length, (), max_json_bytes=50)
+        decode(body, length, (), RequestLimits(json_bytes=50))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ from headway.observe.metrics import Metrics
 from headway.serve import openapi
 from headway.serve.classification import classify
 from headway.serve.config import ServeConfig
+from headway.serve.control import Control
 from headway.serve.dataplane import DataPlane
+from headway.serve.extensions import Extensions
+from headway.serve.repository import Repository
 from headway.serve.rest import Rest
 from headway.serve.server import Server
 
@@ -152,7 +155,9 @@ def test_classes_of_tensors_with_and_without_rows_and_labels() -> None:
 
 
 def test_the_openapi_document_declares_every_route_and_no_other(sealed: Seal) -> None:
-    routes = Rest(DataPlane(Metrics()), ServeConfig()).routes
+    plane, config = DataPlane(Metrics()), ServeConfig()
+    extensions = Extensions(plane, Repository(plane, config), Control(None, "127.0.0.1"), config)
+    routes = Rest(plane, extensions, config).routes
     document = openapi.document(routes)
     declared = {(verb.upper(), path) for path, verbs in document["paths"].items() for verb in verbs}
     assert declared == {(route.method, route.path) for route in routes}
@@ -160,10 +165,12 @@ def test_the_openapi_document_declares_every_route_and_no_other(sealed: Seal) ->
         assert name in document["components"]["schemas"]
     with serving(sealed("linear")) as server:
         assert json.loads(ask(server, "GET", "/openapi.json")[2]) == document
-        for method, path in declared:
-            place = path.format(model="linear", version="1")
-            body = json.dumps(FITTING).encode() if path.endswith("/infer") else b""
-            assert ask(server, method, place, body)[0] == 200, place
+        for method, path in sorted(declared):  # and so load goes before unload
+            place = path.format(model="linear", version="1", region="r", repository="other")
+            bodies = {"infer": FITTING, "generate": {"input": [1, 2, 3, 4]}, "generate_stream": {"input": [1, 2, 3, 4]}}
+            body = json.dumps(bodies[kind]).encode() if (kind := path.rpartition("/")[2]) in bodies else b""
+            unknown = "sharedmemory" in path or "other" in place
+            assert ask(server, method, place, body)[0] == (501 if unknown else 200), place
 
 
 def test_a_wrong_method_is_told_which_are_right(sealed: Seal) -> None:

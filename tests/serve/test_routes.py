@@ -36,8 +36,9 @@ def routes() -> Routes:
     ],
 )
 def test_finds(routes: Routes, path: str, route: str, named: dict[str, str]) -> None:
-    found, parts = routes.find("GET", path)
-    assert (found.path, parts) == (route, named)
+    for method in ("GET", "HEAD"):
+        found, parts = routes.find(method, path)
+        assert (found.method, found.path, parts) == ("GET", route, named)
 
 
 @pytest.mark.parametrize("path", ["", "/", "v2", "/v3", "/v2//", "/v2/models", "/v2/models//", "/v2/models/a/versions"])
@@ -47,9 +48,9 @@ def test_knows_what_is_no_path(routes: Routes, path: str) -> None:
 
 
 def test_names_the_methods_that_a_path_takes(routes: Routes) -> None:
-    with pytest.raises(WrongMethodError, match="takes GET, POST, not DELETE") as caught:
+    with pytest.raises(WrongMethodError, match="takes GET, HEAD, POST, not DELETE") as caught:
         routes.find("DELETE", "/v2")
-    assert caught.value.allowed == "GET, POST"
+    assert caught.value.allowed == "GET, HEAD, POST"
 
 
 def test_yields_every_route(routes: Routes) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
 from headway.serve.batcher import BatchLimits
+from headway.serve.durations import Durations
 from headway.serve.errors import DeadlineError, FullError, InferenceError, UnavailableError
 from headway.serve.runner import Runner
 from headway.serve.signature import Checked
@@ -75,12 +77,19 @@ def checked(*values: float) -> Checked:
     return Checked({"x": np.array(values, np.float32).reshape(-1, 1)}, len(values), ())
 
 
-def serve(session: Doubler, body: Callable[[Runner, Seen], Coroutine[Any, Any, None]], **limits: Any) -> None:
+def serve(
+    session: Doubler,
+    body: Callable[[Runner, Seen], Coroutine[Any, Any, None]],
+    durations: Durations | None = None,
+    **limits: Any,
+) -> None:
     """Run `body` with a runner in a loop of its own, and close the runner."""
 
     async def main() -> None:
         seen = Seen()
-        runner = Runner(session, BatchLimits(**limits), whole_rows=True, watcher=seen, name="doubler")
+        runner = Runner(
+            session, BatchLimits(**limits), whole_rows=True, watcher=seen, name="doubler", durations=durations
+        )
         try:
             await body(runner, seen)
         finally:
@@ -256,22 +265,25 @@ VALUES = st.sampled_from([1.0, 2.0, 3.0, POISON, WRONG_ROWS, REFUSED])
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.tuples(st.lists(VALUES, min_size=1, max_size=5), st.booleans()), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(st.lists(VALUES, min_size=1, max_size=5), st.booleans(), st.integers(0, 10)), min_size=1, max_size=30
+    ),
     st.integers(1, 8),
     st.integers(1, 2),
+    st.booleans(),
     st.integers(0, 2**16),
 )
 def test_exactly_one_answer_each_under_cancel_failure_and_load(
-    requests: list[tuple[list[float], bool]], max_rows: int, runs: int, seed: int
+    requests: list[tuple[list[float], bool, int]], max_rows: int, runs: int, adaptive: bool, seed: int
 ) -> None:
     chance = random.Random(seed)
     answers: Counter[int] = Counter()
 
-    async def call(runner: Runner, number: int, values: list[float]) -> None:
+    async def call(runner: Runner, number: int, values: list[float], priority: int) -> None:
         await asyncio.sleep(chance.random() / 500)
         bad = any(value < 0 for value in values)
         try:
-            outputs = await runner.infer(checked(*values), 20)
+            outputs = await runner.infer(checked(*values), 20, priority)
             assert not bad
             assert outputs["y"].ravel().tolist() == [2 * value for value in values]
         except (InferenceError, RequestError):
@@ -279,9 +291,9 @@ def test_exactly_one_answer_each_under_cancel_failure_and_load(
         answers[number] += 1
 
     async def body(runner: Runner, seen: Seen) -> None:
-        tasks = [asyncio.create_task(call(runner, n, values)) for n, (values, _) in enumerate(requests)]
+        tasks = [asyncio.create_task(call(runner, n, values, level)) for n, (values, _, level) in enumerate(requests)]
         await asyncio.sleep(0.001)
-        for task, (_, leaves) in zip(tasks, requests, strict=True):
+        for task, (_, leaves, _) in zip(tasks, requests, strict=True):
             if leaves:
                 task.cancel()
         await asyncio.wait(tasks, timeout=20)
@@ -291,4 +303,59 @@ def test_exactly_one_answer_each_under_cancel_failure_and_load(
             assert answers[number] == (0 if task.cancelled() else 1)
         assert runner.queued_rows == 0
 
-    serve(Doubler(), body, max_rows=max_rows, parallel_runs=runs, window=0.0005)
+    serve(Doubler(), body, max_rows=max_rows, parallel_runs=runs, window=0.0005, adaptive=adaptive)
+
+
+def test_the_highest_priority_is_answered_first() -> None:
+    session = Doubler(gate_open=False)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        first = await held_run(runner, session)
+        levels = (0, 10, 3, 1)
+        waiting = [asyncio.create_task(runner.infer(checked(level), 20, level)) for level in levels]
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError, match="priority"):
+            await runner.infer(checked(11), 20, 11)
+        session.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    serve(session, body, max_rows=1)
+    assert session.runs == [[1000], [1], [3], [0], [10]]
+
+
+class Costly(Doubler):
+    """A session whose runs take 20 ms, whatever their rows."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        time.sleep(0.020)
+        return super().run(inputs)
+
+
+def costly_runs(*, adaptive: bool) -> int:
+    """The runs for 4 callers of 20 requests each; the first caller vanishes halfway, in the middle of one."""
+    session = Costly()
+    durations = Durations()
+    for rows in (1, 32):
+        durations.learn(rows, 0.020)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        async def caller(number: int) -> None:
+            for turn in range(20):
+                if number == 0 and turn == 10:
+                    asyncio.get_running_loop().call_soon(tasks[0].cancel)
+                assert (await runner.infer(checked(turn), 20))["y"].item() == 2 * turn
+
+        tasks = [asyncio.create_task(caller(number)) for number in range(2)]
+        await asyncio.to_thread(session.entered.acquire)  # the other half comes while the first runs
+        tasks += [asyncio.create_task(caller(number)) for number in (2, 3)]
+        vanished, *others = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(vanished, asyncio.CancelledError)
+        assert others == [None] * 3
+        assert runner.queued_rows == 0
+
+    serve(session, body, durations, adaptive=adaptive)
+    return len(session.runs)
+
+
+def test_callers_who_ask_again_are_gathered_and_one_who_vanished_keeps_nobody_waiting() -> None:
+    assert costly_runs(adaptive=True) < 0.8 * costly_runs(adaptive=False)

@@ -183,9 +183,14 @@ FITTING = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 
         (
             "POST",
             "/v2/models/linear/infer",
-            {"inputs": [FITTING], "outputs": [{"name": "logits", "parameters": {"shared_memory_region": "r"}}]},
+            {
+                "inputs": [FITTING],
+                "outputs": [
+                    {"name": "logits", "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}}
+                ],
+            },
             501,
-            "not supported",
+            "shared memory is off",
         ),
         ("POST", "/v2/models/none/infer", {"inputs": [FITTING]}, 404, "no model is called 'none'"),
         ("POST", "/v2/models/linear/versions/9/infer", {"inputs": [FITTING]}, 404, "no version '9'"),

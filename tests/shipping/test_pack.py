@@ -113,6 +113,37 @@ def test_a_fixed_batch_and_other_outputs(tmp_path: Path, home: Path) -> None:
     assert tolerance["score"] > 0
 
 
+@pytest.fixture
+def total(tmp_path: Path, home: Path) -> Path:
+    """The sum of each row, [batch, length] -> [batch, 1]."""
+    node = helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=1)
+    return save(
+        tmp_path / "total.onnx", [node], [("x", FLOAT, ["batch", "length"])], [("y", FLOAT, ["batch", 1])], axis=[1]
+    )
+
+
+def test_padding_is_proved_and_sealed(total: Path, tmp_path: Path) -> None:
+    bundle = pack(total, name="total", out=tmp_path / "out", padding={"x": 0}).bundle
+    assert Bundle.open(bundle.path).manifest.padding == {"x": 0}
+    assert pack(total, name="total", out=tmp_path / "other").bundle.manifest.padding == {}
+
+
+@pytest.mark.parametrize(
+    ("padding", "message"),
+    [
+        ({"x": 1}, "padding changes output 'y' by 4"),
+        ({"z": 0}, "padding for 'z', which is no input"),
+        ({"x": float("inf")}, "inf is no FP32"),
+    ],
+)
+def test_padding_that_changes_answers_or_does_not_fit_is_refused(
+    total: Path, tmp_path: Path, padding: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        pack(total, name="total", out=tmp_path / "out", padding=padding)
+    assert not (tmp_path / "out").exists()
+
+
 def test_text(tmp_path: Path, home: Path) -> None:
     model = save(tmp_path / "m.onnx", [helper.make_node("Identity", ["t"], ["u"])], [("t", TensorProto.STRING, ["n"])],
                  [("u", TensorProto.STRING, ["n"])])  # fmt: skip

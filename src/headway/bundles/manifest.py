@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from headway.bundles.padding import check_padding
 from headway.core.machine import Machine
 from headway.core.tensors import TensorSpec
 from headway.processing.declaration import Processing
@@ -178,6 +179,8 @@ class Manifest(Record):
         golden: files of golden samples, relative to the bundle.
         files: every other file in the bundle, but for the manifest and the signature.
         signer: PEM of the public key that the signature is checked with.
+        padding: what fills up a shorter row, by input. These inputs, and they alone, may be padded, in every dimension
+            after the first that varies, and no answer changes by it.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -195,6 +198,12 @@ class Manifest(Record):
     lineage: Lineage
     files: dict[str, FileRecord]
     signer: str
+    padding: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+
+    @model_validator(mode="after")
+    def _can_be_padded(self) -> "Manifest":
+        check_padding(self.inputs, self.outputs, self.padding)
+        return self
 
     def variant(self, variant_id: str | None = None) -> Variant:
         """The variant called `variant_id`, or the chosen one. Raises `KeyError` where there is none."""

@@ -33,6 +33,7 @@ class Draft:
     labels: tuple[str, ...] = ()
     contract: Contract = field(default_factory=Contract)
     lineage: Lineage = field(default_factory=Lineage)
+    padding: dict[str, float] = field(default_factory=dict)
 
 
 def seal(
@@ -135,6 +136,7 @@ def _manifest(
             lineage=draft.lineage,
             files=files,
             signer=signer,
+            padding=draft.padding,
         )
     except ValidationError as error:
         found = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]

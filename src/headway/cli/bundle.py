@@ -195,6 +195,7 @@ def show(bundle: "Bundle") -> None:
         ("chosen", about["chosen"]),
     ]
     facts += [("input", f"{s.name} {s.datatype} {list(s.shape)}") for s in bundle.manifest.inputs]
+    facts += [("padding", f"{name} with {value:g}") for name, value in bundle.manifest.padding.items()]
     facts += [("output", f"{s.name} {s.datatype} {list(s.shape)}") for s in bundle.manifest.outputs]
     if bundle.manifest.processing is not None:
         facts += bundle.manifest.processing.lines().items()

@@ -38,7 +38,8 @@ def scaled(values: Array, axis: int | None, limit: int) -> tuple[NDArray[np.int8
     """
     others = None if axis is None else tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values).max(axis=others, keepdims=True, initial=0.0)
-    scale = np.where(largest > 0, largest / limit, 1.0).astype(np.float32)
+    # No step is so small that dividing by it overflows.
+    scale = np.where(largest > 0, np.maximum(largest / limit, np.finfo(np.float32).tiny), 1.0).astype(np.float32)
     codes = np.clip(np.rint(values.astype(np.float32) / scale), -limit, limit).astype(np.int8)
     return codes, scale.reshape(-1) if axis is not None else scale.reshape(())
 

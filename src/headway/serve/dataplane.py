@@ -5,19 +5,30 @@ An adapter (`rest.py`) decodes its wire's bytes into an `InferRequest`, finds th
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import Array, TensorSpec
+from headway.observe.cache_counts import CacheCounts
 from headway.observe.metrics import Metrics, ModelMetrics, Outcome
+from headway.observe.observer import Observer
+from headway.observe.requests import CURRENT
 from headway.serve.batcher import BatchLimits
+from headway.serve.cache import AnswerCache
+from headway.serve.cache_key import Keys
+from headway.serve.cache_store import AnswerStore
+from headway.serve.cache_worth import Worth
 from headway.serve.classification import classify
-from headway.serve.errors import DeadlineError, FullError, NotFoundError, UnavailableError
+from headway.serve.errors import NotFoundError, UnavailableError
+from headway.serve.fields import Slice
 from headway.serve.loading import Loaded
+from headway.serve.refusals import outcome_of
 from headway.serve.runner import Runner
 from headway.serve.signature import Signature
 from headway.serve.stages import Stages
@@ -30,11 +41,13 @@ class OutputRequest:
     Attributes:
         binary: how it is to travel.
         classes: how many of its greatest values, with index and label, stand for it; 0 is the output itself.
+        region: of shared memory that it is to be written to, by the adapter.
     """
 
     name: str
     binary: bool
     classes: int = 0
+    region: Slice | None = None
 
 
 @dataclass(slots=True)
@@ -84,16 +97,19 @@ class ServedModel:
     Attributes:
         inputs: what a request brings; where processing is declared, it may bring the model's own instead.
         outputs: what an answer holds; where processing is declared, the model's own can be asked for too.
+        digest: of its bundle.
         choice: which variant answers, with how many threads, and why.
+        padding: whether requests of different lengths share runs, where the bundle declares how; else None.
         max_batch_rows: rows that a run may gather from several requests; 0 where requests share no runs.
         ready: whether it answers: its golden samples matched, and it is not being unloaded.
     """
 
     def __init__(
-        self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics, *, processing_threads: int = 1
-    ) -> None:
+        self, loaded: Loaded, limits: BatchLimits, metrics: ModelMetrics, store: AnswerStore | None = None,
+        *, processing_threads: int = 1,
+    ) -> None:  # fmt: skip
         manifest = loaded.bundle.manifest
-        self.name, self.version = manifest.name, manifest.version
+        self.name, self.version, self.digest = manifest.name, loaded.version, loaded.bundle.digest
         served = loaded.processing or manifest
         self.inputs, self.outputs = served.inputs, served.outputs
         self.variant = loaded.variant
@@ -105,16 +121,29 @@ class ServedModel:
         # Only where every tensor has a row a request can the rows of several be told apart again.
         shares_runs = all(spec.batched for spec in (*manifest.inputs, *manifest.outputs))
         self.max_batch_rows = limits.max_rows if shares_runs else 0
-        self._signature = Signature(manifest.inputs, shares_runs=shares_runs)
+        padding = loaded.padding if shares_runs else None
+        self.padding = padding is not None if manifest.padding else None
+        self._signature = Signature(manifest.inputs, shares_runs=shares_runs, padding=padding)
         name = f"{self.name}:{self.version}"
-        self._runner = Runner(loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=name)
+        self._runner = Runner(
+            loaded.session, limits, whole_rows=shares_runs, watcher=metrics, name=name,
+            padding=padding, durations=loaded.durations,
+        )  # fmt: skip
         self._stages: Stages | None = None
         if loaded.processing is not None:
             self._stages = Stages(
                 loaded.processing, threads=processing_threads, queue_rows=limits.queue_rows, metrics=metrics, name=name
             )
         metrics.queued_rows = lambda: self._runner.queued_rows + (self._stages.rows if self._stages else 0)
+        metrics.file_bytes = loaded.file_bytes
+        self._answers = self._runs = None
+        if store is not None:
+            cache = partial(_cache, store, loaded, metrics)
+            self._answers = cache("answer", metrics.compute)
+            self._runs = cache("model", metrics.ran) if self._stages is not None else None
         self.ready = metrics.ready = True
+        self._inside = 0
+        self._emptied: asyncio.Event | None = None
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
         """What the Open Inference Protocol calls model metadata."""
@@ -137,20 +166,26 @@ class ServedModel:
         """
         began = perf_counter()
         outcome: Outcome = "failed"
+        self._inside += 1
+        if (record := CURRENT.get()) is not None:
+            record.model, record.version, record.entered = self.name, self.version, began
         try:
             asked = self._asked(request)
             if request.timeout_s is not None:
                 timeout_s = min(timeout_s, request.timeout_s)
             outputs = await self._outputs(request, asked, timeout_s)
             outcome = "ok"
-        except HeadwayError as error:
-            outcome = _outcome(error)
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
+        except (HeadwayError, asyncio.CancelledError) as error:
+            outcome = outcome_of(error)
             raise
         finally:
-            self.metrics.answered(outcome, perf_counter() - began)
+            ended = perf_counter()
+            self.metrics.answered(outcome, ended - began)
+            if record is not None:
+                record.outcome, record.answered = outcome, ended
+            self._inside -= 1
+            if self._emptied is not None and not self._inside:
+                self._emptied.set()
         answers = [
             (*classify(spec, outputs[spec.name], classes, self._labels), binary)
             if classes
@@ -159,21 +194,48 @@ class ServedModel:
         ]
         return InferResponse(self.name, self.version, request.id, answers)
 
-    async def _outputs(self, request: InferRequest, asked: Sequence[_Asked], timeout_s: float) -> dict[str, Array]:
-        """What was asked for, at least: check, (cache), (pre-process), run, (post-process)."""
+    async def _outputs(self, request: InferRequest, asked: Sequence[_Asked], timeout_s: float) -> Mapping[str, Array]:
+        """What was asked for, at least: check, (cache), (pre-process), (cache), run, (post-process)."""
+        priority = self.limits.priority(request.priority)
         if self._stages is None:
-            return await self._runner.infer(self._signature.check(request.inputs), timeout_s)
+            checked = self._signature.check(request.inputs)
+            if self._answers is None:
+                return await self._runner.infer(checked, timeout_s, priority)
+            run = partial(self._runner.infer, checked)
+            return await self._answers.get_or_run(checked.inputs, request.tenant, run, timeout_s, priority)
         ends = perf_counter() + timeout_s
-        tensors = await self._stages.before(request.inputs, timeout_s, self._runner.queued_rows)
-        outputs = await self._runner.infer(self._signature.check(tensors), ends - perf_counter())
+        prepared = partial(self._prepared, self._stages, request)
+        if self._answers is None:
+            outputs = await prepared(timeout_s, priority)
+        else:
+            outputs = await self._answers.get_or_run(request.inputs, request.tenant, prepared, timeout_s, priority)
         return await self._stages.after(outputs, [spec.name for spec, _, _ in asked], ends - perf_counter())
 
+    async def _prepared(
+        self, stages: Stages, request: InferRequest, timeout_s: float, priority: int
+    ) -> Mapping[str, Array]:
+        """The model's outputs for what is prepared first. Cached on this side too: two pictures may be one tensor."""
+        ends = perf_counter() + timeout_s
+        tensors = await stages.before(request.inputs, timeout_s, self._runner.queued_rows)
+        checked, left = self._signature.check(tensors), ends - perf_counter()
+        run = partial(self._runner.infer, checked)
+        if self._runs is None:
+            return await run(left, priority)
+        return await self._runs.get_or_run(checked.inputs, request.tenant, run, left, priority)
+
     async def close(self, drain_s: float) -> None:
-        """Finish what was accepted, then free the model."""
-        self.ready = self.metrics.ready = False
+        """Finish what came in within `drain_s` seconds, refuse the rest, then free the model."""
+        self.ready = False
+        end = perf_counter() + drain_s
+        if self._inside:  # also what is not in the runner's queue yet
+            self._emptied = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), drain_s)
         if self._stages is not None:
-            drain_s = await self._stages.drain(drain_s)  # what is being prepared goes on to the runner
-        await self._runner.close(drain_s)
+            await self._stages.drain(max(end - perf_counter(), 0))
+        for cache in filter(None, (self._answers, self._runs)):
+            cache.close()
+        await self._runner.close(max(end - perf_counter(), 0))
         if self._stages is not None:
             await self._stages.close()
 
@@ -190,17 +252,29 @@ class ServedModel:
         return asked
 
 
+class State(NamedTuple):
+    """Where a version stands that does not answer, and why."""
+
+    state: Literal["LOADING", "UNLOADING", "UNAVAILABLE"]
+    reason: str = ""
+
+
 class DataPlane:
     """Every model that is served, by name and version, and the path of a request to it.
 
     Attributes:
         draining: whether the server is shutting down: it is not ready, but still answers what it has.
+        states: of versions that are not served, by model and version; a version that is not known yet is "".
+        store: of answers, for the models that are added; None where nothing is cached.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, store: AnswerStore | None = None, observer: Observer | None = None) -> None:
         self.metrics = metrics
+        self.store = store
+        self.observer = observer or Observer(metrics)
         self.draining = False
-        self._models: dict[str, dict[str, ServedModel]] = {}
+        self.states: dict[str, dict[str, State]] = {}
+        self._models: dict[str, dict[str, ServedModel]] = {}  # the latest version comes last
 
     @property
     def ready(self) -> bool:
@@ -213,9 +287,24 @@ class DataPlane:
         """Names of the models."""
         return list(self._models)
 
-    def add(self, model: ServedModel) -> None:
-        """Take a model into service."""
-        self._models.setdefault(model.name, {})[model.version] = model
+    def replace(self, name: str, models: Iterable[ServedModel]) -> list[ServedModel]:
+        """Serve exactly these versions of a model from now on. Returns those that are served no longer, to be closed.
+
+        A request that is under way stays with the version it came to; the next one finds the new.
+        """
+        before = self._models.get(name, {})
+        now = {model.version: model for model in sorted(models, key=lambda model: int(model.version))}
+        if now:
+            self._models[name] = now
+        else:
+            self._models.pop(name, None)
+        for version in before.keys() - now.keys():
+            before[version].metrics.ready = False
+        return [model for model in before.values() if now.get(model.version) is not model]
+
+    def versions(self, name: str) -> dict[str, ServedModel]:
+        """The versions of a model that are served, the latest last."""
+        return self._models.get(name, {})
 
     def served(self, name: str = "", version: str = "") -> list[ServedModel]:
         """Every version of every model, or those of one name, or one of these. Raises `NotFoundError`."""
@@ -226,35 +315,49 @@ class DataPlane:
         return [model for called in [name] * bool(name) or self.names for model in self._models[called].values()]
 
     def model(self, name: str, version: str | None = None) -> ServedModel:
-        """The model called `name`, in its latest version unless one is asked for. Raises `NotFoundError`."""
+        """The model called `name`, in its latest version unless one is asked for.
+
+        Raises:
+            NotFoundError: there is none, or it is not loaded.
+            UnavailableError: it is being loaded for the first time.
+        """
         versions = self._models.get(name)
         if versions is None:
-            raise NotFoundError(f"no model is called {name[:100]!r}", remedy="GET /v2/models lists them.")
+            raise self._absent(name)
         if version is None:
-            version = max(versions, key=int)
+            return versions[next(reversed(versions))]
         if version not in versions:
             raise NotFoundError(
-                f"model {name!r} has no version {version[:20]!r}",
-                remedy=f"It has: {', '.join(sorted(versions, key=int))}.",
+                f"model {name!r} has no version {version[:20]!r}", remedy=f"It has: {', '.join(versions)}."
             )
         return versions[version]
 
     def metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
         """Model metadata of the Open Inference Protocol."""
-        model = self.model(name, version)
-        return model.metadata(sorted(self._models[name], key=int))
+        return self.model(name, version).metadata(list(self._models[name]))
 
     async def close(self, drain_s: float = 0) -> None:
         """Accept nothing more, finish what was accepted within `drain_s` seconds, refuse the rest, free every model."""
         self.draining = True
-        await asyncio.gather(*(model.close(drain_s) for model in self.served()))
+        served = self.served()
+        for model in served:
+            model.metrics.ready = False
+        await asyncio.gather(*(model.close(drain_s) for model in served))
+
+    def _absent(self, name: str) -> HeadwayError:
+        states = self.states.get(name)
+        if states is None:
+            return NotFoundError(f"no model is called {name[:100]!r}", remedy="GET /v2/models lists them.")
+        state, reason = list(states.values())[-1]
+        if state == "LOADING":
+            return UnavailableError(f"model {name!r} is being loaded")
+        return NotFoundError(f"model {name!r} is not loaded: {reason or state.lower()}")
 
 
-def _outcome(error: HeadwayError) -> Outcome:
-    kinds: tuple[tuple[type[HeadwayError], Outcome], ...] = (
-        (FullError, "full"),
-        (DeadlineError, "late"),
-        (UnavailableError, "unavailable"),
-        (RequestError, "wrong"),
-    )
-    return next((outcome for kind, outcome in kinds if isinstance(error, kind)), "failed")
+def _cache(
+    store: AnswerStore, loaded: Loaded, metrics: ModelMetrics, boundary: str, cost: Callable[[], tuple[float, int]]
+) -> AnswerCache:
+    """A cache at one boundary, whose hits save what `cost` tells."""
+    name = f"{loaded.bundle.manifest.name}:{loaded.version}"
+    keys = Keys(loaded.bundle.digest, loaded.variant.id, loaded.version, boundary)
+    return AnswerCache(store, keys, Worth(cost), metrics.caches.setdefault(boundary, CacheCounts()), name)

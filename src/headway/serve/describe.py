@@ -5,22 +5,32 @@ Their shape is the JSON form of the messages in `proto/inference.proto`, after T
 nanoseconds; `perf_analyzer` fails where a field is missing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from headway.core.tensors import TensorSpec
-from headway.observe.metrics import ModelMetrics, Tally
+from headway.observe.metrics import ModelMetrics
 from headway.serve.dataplane import DataPlane, ServedModel
 
 Document = dict[str, Any]
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository(index)", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "statistics",
+)
 
 
-def server() -> Document:
-    """Server metadata."""
+def server(more: Sequence[str] = ()) -> Document:
+    """Server metadata, with `more` extensions that are on."""
     from headway import __version__
 
-    return {"name": "headway", "version": __version__, "extensions": list(EXTENSIONS)}
+    return {"name": "headway", "version": __version__, "extensions": [*EXTENSIONS, *more]}
 
 
 def config(model: ServedModel) -> Document:
@@ -42,8 +52,12 @@ def config(model: ServedModel) -> Document:
         "parameters": {
             "variant": {"string_value": model.variant.id},
             "precision": {"string_value": model.variant.precision},
+            "batching": {"string_value": "adaptive" if model.limits.adaptive else "fixed"},
         },
     }
+    if model.padding is not None:
+        said = "on" if model.padding else "off: the bundle's claim does not hold here"
+        document["parameters"]["padding"] = {"string_value": said}
     if batched:
         window = round(model.limits.window * 1e6) if model.limits.parallel_runs > 1 else 0
         document["dynamic_batching"] = {"preferred_batch_size": [], "max_queue_delay_microseconds": window}
@@ -56,17 +70,23 @@ def statistics(plane: DataPlane, name: str = "", version: str = "") -> Document:
 
 
 def index(plane: DataPlane, *, ready: bool = False) -> list[Document]:
-    """Every version of every model, or only those that are ready."""
-    return [
-        {"name": model.name, "version": model.version, "state": "READY" if usable else "UNAVAILABLE", "reason": ""}
-        for model in plane.served()
-        if (usable := model.ready and not plane.draining) or not ready
-    ]
+    """Every version of every model, or only those that are ready. A version that is not known yet is left out."""
+    rows: list[Document] = []
+    for model in plane.served():
+        usable = model.ready and not plane.draining
+        rows.append(_row(model.name, model.version, "READY" if usable else "UNAVAILABLE", ""))
+    for name, versions in plane.states.items():
+        rows += [_row(name, version, state.state, state.reason) for version, state in versions.items()]
+    return [row for row in rows if row["state"] == "READY" or not ready]
+
+
+def _row(name: str, version: str, state: str, reason: str) -> Document:
+    return {"name": name, **({"version": version} if version else {}), "state": state, "reason": reason}
 
 
 def _statistics(model: ServedModel) -> Document:
     seen: ModelMetrics = model.metrics
-    nothing = _duration(0, 0)
+    hits, hit_seconds, misses, miss_seconds = _shared(seen)
     good = seen.outcomes["ok"]
     requests = sum(seen.queue.counts)
     return {
@@ -78,12 +98,12 @@ def _statistics(model: ServedModel) -> Document:
         "inference_stats": {
             "success": _duration(good, seen.ok_seconds),
             "fail": _duration(sum(seen.outcomes.values()) - good, seen.whole.total - seen.ok_seconds),
-            "queue": _of(seen.queue),
+            "queue": _duration(requests + hits, seen.queue.total),  # Triton's requests queue before they are looked up
             "compute_input": _duration(requests, seen.pre.total),  # putting a batch together is timed with its run
             "compute_infer": _duration(requests, seen.infer_seconds),
             "compute_output": _duration(requests, seen.post.total),
-            "cache_hit": nothing,
-            "cache_miss": nothing,
+            "cache_hit": _duration(hits, hit_seconds),
+            "cache_miss": _duration(misses, miss_seconds),
         },
         "batch_stats": [
             {
@@ -97,8 +117,15 @@ def _statistics(model: ServedModel) -> Document:
     }
 
 
-def _of(tally: Tally) -> Document:
-    return _duration(sum(tally.counts), tally.total)
+def _shared(seen: ModelMetrics) -> tuple[int, float, int, float]:
+    """Requests that needed no run of their own, of those that were looked up; the rest; and the seconds that each took.
+
+    A request that is not found at one boundary is looked up at the next: it missed only where it missed at the last.
+    """
+    caches = list(seen.caches.values())
+    hits = sum(counts.hits + counts.coalesced for counts in caches)
+    misses = caches[-1].misses if caches else 0
+    return hits, sum(c.hit_seconds for c in caches), misses, sum(c.miss_seconds for c in caches)
 
 
 def _duration(count: int, seconds: float) -> Document:

@@ -15,15 +15,22 @@ from headway.core.tensors import Array, DataType
 from headway.serve.binary_tensors import check_size, from_blob, to_blob
 from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.fields import (
+    RequestLimits,
+    Slice,
     check_names,
     read_classes,
     read_id,
     read_kind,
+    read_priority,
     read_shape,
+    read_slice,
     read_timeout,
     refuse_unsupported,
 )
 from headway.serve.messages import message
+from headway.serve.shared_memory import OFF, Regions
+
+_LIMITS = RequestLimits()
 
 # Datatype -> the field that holds its elements. FP16 and BF16 have none.
 _CONTENTS = {
@@ -33,8 +40,13 @@ _CONTENTS = {
 }  # fmt: skip
 
 
-def decode(request: Any) -> InferRequest:
+def decode(request: Any, limits: RequestLimits = _LIMITS, regions: Regions = OFF) -> InferRequest:
     """Decode a `ModelInferRequest`.
+
+    Args:
+        request: the message.
+        limits: of what it may bring and ask for.
+        regions: of shared memory that it may name.
 
     Raises:
         RequestError: naming what does not fit.
@@ -44,50 +56,70 @@ def decode(request: Any) -> InferRequest:
     described = request.inputs
     if not described:
         raise RequestError("the request has no inputs")
-    check_names([one.name for one in described], "inputs")
+    check_names([one.name for one in described], "inputs", limits.tensors)
+    parts = [_part(one) if one.parameters else None for one in described]
     raw = request.raw_input_contents
-    if raw and len(raw) != len(described):
-        raise RequestError(f"{len(raw)} raw_input_contents for {len(described)} inputs")
+    if raw and len(raw) != parts.count(None):
+        raise RequestError(f"{len(raw)} raw_input_contents for {parts.count(None)} inputs")
+    blobs = iter(raw)
     inputs: dict[str, Array] = {}
-    for number, one in enumerate(described):
+    for one, part in zip(described, parts, strict=True):
         where = f"input {one.name[:100]!r}"
-        if one.parameters:
-            _parameters(one.parameters, where)
         kind, shape = read_kind(one.datatype, where), read_shape(list(one.shape), where)
-        if not raw:
+        if part is None and not raw:
             inputs[one.name] = _typed(one, kind, shape, where)
             continue
         if one.HasField("contents"):
-            raise RequestError("has contents, which must be empty beside raw_input_contents", where=where)
-        blob: bytes = raw[number]
+            beside = "raw_input_contents" if part is None else "shared_memory_region"
+            raise RequestError(f"has contents, which must be empty beside {beside}", where=where)
+        if part is not None:
+            check_size(part.size, kind, shape, where)
+        blob: bytes = next(blobs) if part is None else regions.read(part)
         check_size(len(blob), kind, shape, where)
         inputs[one.name] = from_blob(blob, 0, len(blob), kind, shape, where)
     return InferRequest(
         inputs,
-        _outputs(request.outputs),
+        _outputs(request.outputs, limits, regions),
         binary=True,
         id=read_id(request.id),
         timeout_s=read_timeout(parameters.get("timeout", 0)),
+        priority=read_priority(parameters.get("priority", 0)),
     )
 
 
-def encode(response: InferResponse) -> Any:
-    """A `ModelInferResponse`."""
+def encode(response: InferResponse, placed: Mapping[str, Slice] | None = None) -> Any:
+    """A `ModelInferResponse`. `placed` says where outputs lie that were written to shared memory, by name."""
     answer = message("inference.ModelInferResponse")(
         model_name=response.model, model_version=response.version, id=response.id
     )
     for spec, value, _ in response.outputs:
-        answer.outputs.add(name=spec.name, datatype=spec.datatype, shape=value.shape)
-        answer.raw_output_contents.append(to_blob(spec, value))
+        output = answer.outputs.add(name=spec.name, datatype=spec.datatype, shape=value.shape)
+        if placed and spec.name in placed:
+            part = placed[spec.name]
+            output.parameters["shared_memory_region"].string_param = part.region
+            output.parameters["shared_memory_byte_size"].int64_param = part.size
+            output.parameters["shared_memory_offset"].int64_param = part.offset
+            answer.raw_output_contents.append(b"")  # clients count on one for each output
+        else:
+            answer.raw_output_contents.append(to_blob(spec, value))
     return answer
 
 
-def _outputs(asked: Any) -> list[OutputRequest] | None:
-    check_names([one.name for one in asked], "outputs")
+def _part(one: Any) -> Slice | None:
+    where = f"input {one.name[:100]!r}"
+    return read_slice(_parameters(one.parameters, where), where)
+
+
+def _outputs(asked: Any, limits: RequestLimits, regions: Regions) -> list[OutputRequest] | None:
+    check_names([one.name for one in asked], "outputs", limits.tensors)
     found = []
     for one in asked:
-        parameters = _parameters(one.parameters, f"output {one.name[:100]!r}") if one.parameters else {}
-        found.append(OutputRequest(one.name, True, read_classes(parameters.get("classification", 0))))
+        where = f"output {one.name[:100]!r}"
+        parameters = _parameters(one.parameters, where) if one.parameters else {}
+        part = read_slice(parameters, where)
+        if part is not None:
+            regions.check(part)
+        found.append(OutputRequest(one.name, True, read_classes(parameters.get("classification", 0)), part))
     return found or None
 
 

@@ -10,6 +10,8 @@ from headway.core.errors import RequestError
 from headway.core.tensors import Array, DataType, TensorSpec
 from headway.serve.binary_tensors import as_bytes
 
+_PART = 1 << 14  # elements
+
 
 def from_json(data: object, kind: DataType, shape: tuple[int, ...], where: str) -> Array:
     """The tensor, if `data` is one of this datatype and shape. Raises `RequestError`."""
@@ -55,14 +57,14 @@ def _bytes(item: object, where: str) -> bytes:
 
 def _numbers(data: list[Any], kind: DataType, where: str) -> Array:
     try:
-        given = np.asarray(data)
+        given = _array(data)
     except (ValueError, OverflowError, RecursionError):
         raise RequestError("the data is ragged, too deep, or a number is too large", where=where) from None
     dtype = np.dtype(kind.numpy)
     if dtype == np.uint64 and given.dtype.kind == "f":
         given = _whole(data, given, where)
     fits = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
-    if given.size and given.dtype.kind not in fits:
+    if (given.size and given.dtype.kind not in fits) or (dtype.kind != "b" and _holds_truth(data)):
         raise RequestError(f"the data must be {kind.name} numbers throughout", where=where)
     with np.errstate(over="ignore"):
         value = given.astype(dtype)
@@ -70,6 +72,19 @@ def _numbers(data: list[Any], kind: DataType, where: str) -> Array:
     if not sound.all():
         raise RequestError(f"a number is out of the range of {kind.name}", where=where)
     return value
+
+
+def _array(data: list[Any]) -> Array:
+    """What numpy makes of it; a long list in parts, between which other threads run."""
+    if len(data) <= _PART:
+        return np.asarray(data)
+    return np.concatenate([np.asarray(data[start : start + _PART]) for start in range(0, len(data), _PART)])
+
+
+def _holds_truth(data: list[Any]) -> bool:
+    """Whether there is a true or false, which numpy takes for 1 or 0 among numbers."""
+    kinds = set(map(type, data))
+    return bool in kinds or (list in kinds and any(map(_holds_truth, data)))
 
 
 def _whole(data: list[Any], rounded: Array, where: str) -> Array:

@@ -1,8 +1,10 @@
 """From a bundle to a session that has proved itself: verify, load, replay the golden samples, choose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,8 @@ from headway.runtimes.runtime import Runtime, Session
 from headway.serve.choice import Choice
 from headway.serve.choose import choose
 from headway.serve.config import CHOOSE_SECONDS
+from headway.serve.durations import Durations
+from headway.serve.padding import Padding, proven
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,34 +37,54 @@ class Loaded:
     """A session whose golden samples matched, and why it is this one. `session.close()` frees it.
 
     Attributes:
+        version: that it is served as: the number the registry knows the bundle by, or else the one it was sealed as.
         processing: what is done before and after it; None for nothing.
+        padding: how requests of different lengths share a run, where the bundle says so and it proved true here.
+        durations: of its runs, as far as they are known.
     """
 
     bundle: Bundle
+    version: str
     variant: Variant
     session: Session
     choice: Choice
     processing: Pipeline | None = None
+    padding: Padding | None = None
+    durations: Durations = field(default_factory=Durations)
+
+    @property
+    def file_bytes(self) -> int:
+        """Of the variant's files."""
+        start = f"variants/{self.variant.id}/"
+        return sum(file.size for name, file in self.bundle.manifest.files.items() if name.startswith(start))
 
 
-def find(source: Source) -> Bundle:
-    """The bundle at a path that exists, or else the one a registry reference names.
+def is_reference(source: Source) -> bool:
+    """Whether a source is looked up in the registry, for it is no path that exists."""
+    return not (isinstance(source, Path | Bundle) or Path(source).exists() or "/" in source)
+
+
+def find(source: Source) -> tuple[Bundle, str]:
+    """The bundle at a path that exists, or else the one a registry reference names; and the version it is served as.
 
     Raises:
-        BundleError: there is neither.
+        BundleError: there is none at the path.
+        UsageError: the registry knows of none.
     """
-    if isinstance(source, Bundle):
-        return source
-    if isinstance(source, Path) or Path(source).exists() or "/" in source:
-        return Bundle.open(Path(source))
-    from headway.registry.registry import Registry
+    if is_reference(source):
+        from headway.registry.registry import Registry
 
-    return Registry().open(source)
+        registry = Registry()
+        entry = registry.resolve(str(source))
+        return registry.open(f"{entry.name}:{entry.version}"), entry.version
+    bundle = source if isinstance(source, Bundle) else Bundle.open(Path(source))
+    return bundle, bundle.manifest.version
 
 
 def load_bundle(
     source: Source,
     *,
+    version: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
     choose_seconds: float = CHOOSE_SECONDS,
@@ -75,6 +99,7 @@ def load_bundle(
 
     Args:
         source: a bundle, its path, or a registry reference.
+        version: to serve it as; by default the one that `find` says.
         variant: pinned, and so are `threads`; see `choose`.
         threads: CPU threads of one run.
         choose_seconds: to measure in, about; 0 takes the manifest's choice.
@@ -88,16 +113,20 @@ def load_bundle(
         FormatError: its runtime cannot read the only model file.
         MissingDependencyError: the only runtime, or what processing needs, is not installed.
     """
-    given = find(source)
+    given, found = find(source)
     given.verify(public_key=public_key, trust_any=trust_any)
     bundle = given.private_copy()
     bundle.verify(public_key=public_key, trust_any=trust_any)
     processing = open_processing(bundle, limits)
-    choice, session = choose(bundle, partial(_prove, bundle), variant=variant, threads=threads, seconds=choose_seconds)
-    return Loaded(bundle, bundle.manifest.variant(choice.variant), session, choice, processing)
+    choice, session = choose(
+        bundle, partial(open_variant, bundle), variant=variant, threads=threads, seconds=choose_seconds
+    )
+    serving = bundle.manifest.variant(choice.variant)
+    padding = proven(bundle, serving, session)
+    return Loaded(bundle, version or found, serving, session, choice, processing, padding)
 
 
-def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:
+def open_variant(bundle: Bundle, variant: Variant, threads: int) -> Session:
     """A session of this variant that fits the manifest and answers as it did when it was sealed."""
     runtime: Runtime = plugins.load("headway.runtimes", variant.runtime)()
     availability = runtime.available()
@@ -117,10 +146,16 @@ def _prove(bundle: Bundle, variant: Variant, threads: int) -> Session:
 
 
 def warm_up(loaded: Loaded, rows: "Sequence[int]") -> None:
-    """Run batches of these sizes once, so that the first caller does not pay for memory that grows."""
-    sample = next(loaded.bundle.golden())
+    """Run batches of these sizes: memory grows before the first caller comes, and how long runs take is known."""
+    sample = next(loaded.bundle.golden()).inputs
+    batched = {spec.name for spec in loaded.bundle.manifest.inputs if spec.batched}
+    size = prod(loaded.padding.lengths(sample)) if loaded.padding else 1
     for count in rows:
-        loaded.session.run({name: np.resize(value, (count, *value.shape[1:])) for name, value in sample.inputs.items()})
+        inputs = {n: np.resize(v, (count, *v.shape[1:])) if n in batched else v for n, v in sample.items()}
+        loaded.session.run(inputs)
+        began = perf_counter()
+        loaded.session.run(inputs)
+        loaded.durations.learn(count * size, perf_counter() - began)
 
 
 def _check_specs(said: "Sequence[TensorSpec]", found: "Sequence[TensorSpec]", what: str) -> None:

@@ -4,12 +4,16 @@ protobuf keeps one pool for a process, and a name can be in it once: with our me
 `tritonclient.grpc` or `kserve` beside us would get `duplicate symbol 'inference.ServerLiveRequest'`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.message import DecodeError
+
+from headway.core.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +47,16 @@ def methods(service: str) -> tuple[Method, ...]:
         Method(call.name, message(call.input_type.full_name), message(call.output_type.full_name))
         for call in _pool().FindServiceByName(service).methods
     )
+
+
+def parsed(kind: Any, content: bytes) -> Any:
+    """The message of this class in these bytes. Raises `RequestError`."""
+    try:
+        return kind.FromString(content)
+    except DecodeError:
+        raise RequestError(f"the request is no {kind.DESCRIPTOR.full_name}") from None
+
+
+def filled(name: str, document: Mapping[str, Any]) -> Any:
+    """The message `inference.{name}` whose JSON form this document is."""
+    return json_format.ParseDict(document, message(f"inference.{name}")())

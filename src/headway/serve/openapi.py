@@ -33,11 +33,17 @@ def _operation(route: Route) -> Document:
         made["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]
+    if path.endswith("/generate_stream"):
+        made["responses"]["200"] = {"description": "Events", "content": {"text/event-stream": {"schema": _TEXT}}}
+    if route.method == "POST":
+        made["requestBody"] = _content(_FREE)
     if path.endswith("/infer"):
         made["requestBody"] = {"required": True, **_content(_ref("InferRequest"), binary=True)}
         made["responses"]["200"] = _content(_ref("InferResponse"), binary=True)
     if path.endswith("/index"):
         made["requestBody"] = _content({"type": "object", "properties": {"ready": {"type": "boolean"}}})
+    if path.endswith("load"):
+        made["requestBody"] = _content({"type": "object", "properties": {"parameters": _FREE}})
     return made
 
 

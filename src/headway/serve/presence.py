@@ -7,7 +7,7 @@ only one that has lived for 50 ms gets a task that waits for its client to hang 
 
 import asyncio
 import contextlib
-from typing import Protocol
+from typing import Any, Protocol
 
 _LOOK_S = 0.025
 _WATCH_AFTER_S = 0.05
@@ -24,14 +24,15 @@ class Visit:
     """One request under way, in the task that answers it.
 
     Attributes:
+        scope: RSGI's description of the request.
         late: whether its task was cancelled because the body did not come in time.
         body_read: to be set once it has come.
     """
 
-    __slots__ = ("_connection", "_since", "_task", "_watcher", "body_read", "late")
+    __slots__ = ("_connection", "_since", "_task", "_watcher", "body_read", "late", "scope")
 
-    def __init__(self, task: "asyncio.Task[None]", connection: Connection, since: float) -> None:
-        self._task, self._connection, self._since = task, connection, since
+    def __init__(self, task: "asyncio.Task[None]", connection: Connection, scope: Any, since: float) -> None:
+        self._task, self._connection, self.scope, self._since = task, connection, scope, since
         self._watcher: asyncio.Task[None] | None = None
         self.body_read = False
         self.late = False
@@ -65,10 +66,14 @@ class Presence:
         self._visits: set[Visit] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, task: "asyncio.Task[None]", connection: Connection) -> Visit:
+    def clients(self) -> set[str]:
+        """`address:port` of every client that waits for an answer."""
+        return {visit.scope.client for visit in self._visits}
+
+    def begin(self, task: "asyncio.Task[None]", connection: Connection, scope: Any) -> Visit:
         """A request has come; to be followed by `end`."""
         loop = asyncio.get_running_loop()
-        visit = Visit(task, connection, loop.time())
+        visit = Visit(task, connection, scope, loop.time())
         self._visits.add(visit)
         if self._timer is None:
             self._timer = loop.call_later(_LOOK_S, self._look)

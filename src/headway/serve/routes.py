@@ -1,5 +1,6 @@
 """The routes of the REST API: one table, from which requests find their handler and the OpenAPI document its paths."""
 
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,8 +11,10 @@ from headway.serve.errors import NotFoundError
 Headers = list[tuple[str, str]]
 Answer = tuple[int, Headers, bytes]
 
+JSON: Headers = [("content-type", "application/json")]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Call:
     """What a handler is given.
 
@@ -36,6 +39,20 @@ class Route(NamedTuple):
     path: str
     summary: str
     handler: Handler
+
+
+def json_answer(status: int, document: Any) -> Answer:
+    """An answer whose body is this document."""
+    return status, JSON, json.dumps(document).encode()
+
+
+def telling(document: Callable[[Call], Any]) -> Handler:
+    """A handler that answers with this document."""
+
+    async def answer(call: Call) -> Answer:
+        return json_answer(200, document(call))
+
+    return answer
 
 
 class WrongMethodError(RequestError):
@@ -76,7 +93,7 @@ class Routes:
             node.routes[route.method] = route
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """The route of a request, and what its path names. One slash at the end is passed over.
+        """The route of a request, and what its path names. One slash at the end is passed over; HEAD finds GET's.
 
         Raises:
             NotFoundError: there is no such path.
@@ -95,9 +112,9 @@ class Routes:
                 break
         if node is None or not node.routes:
             raise NotFoundError(f"no such path: {path[:200]}")
-        route = node.routes.get(method)
+        route = node.routes.get("GET" if method == "HEAD" else method)
         if route is None:
-            raise WrongMethodError(method, ", ".join(node.routes))
+            raise WrongMethodError(method, ", ".join(node.routes).replace("GET", "GET, HEAD"))
         return route, named
 
     def __iter__(self) -> Iterator[Route]:

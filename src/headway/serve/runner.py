@@ -11,16 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from headway.core.errors import HeadwayError
 from headway.core.tensors import Array
+from headway.observe.requests import CURRENT, RequestRecord, batch_ran
 from headway.runtimes.runtime import Session
-from headway.serve.batcher import Batcher, BatchLimits, Job
+from headway.serve.batcher import Batch, Batcher, BatchLimits
+from headway.serve.durations import Durations
 from headway.serve.errors import DeadlineError, InferenceError, UnavailableError
+from headway.serve.lane import Job
 from headway.serve.signature import Checked
+
+if TYPE_CHECKING:
+    from headway.serve.padding import Padding
+
+_TICK = 0.001  # the loop's timers count in milliseconds: a shorter delay would make the loop spin until it has passed
 
 Arrays = Mapping[str, Array]
 Outcome = dict[str, Array] | HeadwayError
@@ -37,7 +45,7 @@ class Watcher(Protocol):
 class _Call:
     inputs: Arrays
     answer: "asyncio.Future[dict[str, Array]]"
-    arrived: float  # as perf_counter has it: the loop's clock moves once a turn
+    record: RequestRecord | None
 
 
 _Jobs = list[Job[_Call]]
@@ -51,16 +59,29 @@ class Runner:
         whole_rows: whether every output has as many rows as the inputs, which is then checked.
         watcher: is told of every run.
         name: of the model; stands in thread names.
+        padding: how requests of different lengths share a run, where they may.
+        durations: what is known already of how long runs take.
     """
 
-    def __init__(self, session: Session, limits: BatchLimits, *, whole_rows: bool, watcher: Watcher, name: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        limits: BatchLimits,
+        *,
+        whole_rows: bool,
+        watcher: Watcher,
+        name: str,
+        padding: "Padding | None" = None,
+        durations: Durations | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._batcher: Batcher[_Call] = Batcher(limits)
+        self._batcher: Batcher[_Call] = Batcher(limits, durations)
         self._session = session
         self._outputs = [spec.name for spec in session.outputs]
         self._whole_rows = whole_rows
         self._watcher = watcher
-        self._inbox: SimpleQueue[_Jobs | None] = SimpleQueue()
+        self._padding = padding
+        self._inbox: SimpleQueue[Batch[_Call] | None] = SimpleQueue()
         self._running: set[Job[_Call]] = set()
         self._looking = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -79,26 +100,33 @@ class Runner:
         """Rows that wait."""
         return self._batcher.queued_rows
 
-    async def infer(self, checked: Checked, timeout_s: float) -> dict[str, Array]:
+    async def infer(self, checked: Checked, timeout_s: float, priority: int = 0) -> dict[str, Array]:
         """Queue a request and wait for its outputs.
+
+        Args:
+            checked: the inputs.
+            timeout_s: seconds to answer in.
+            priority: from 1, the highest; 0 is the default.
 
         Raises:
             FullError: not accepted; there are too many waiting.
             UnavailableError: not accepted, or not answered in time, for the session is being closed.
             DeadlineError: there was no answer within `timeout_s` seconds.
-            RequestError: the model refuses the values.
+            RequestError: the model refuses the values, or there is no such priority.
             InferenceError: the model failed.
         """
         if self._closing:
             raise UnavailableError("the model is being unloaded")
         loop = self._loop
-        now = loop.time()
-        call = _Call(checked.inputs, loop.create_future(), perf_counter())
-        job = Job(call, checked.rows, checked.lane, now, now + timeout_s)
+        if (record := CURRENT.get()) is not None:
+            record.rows = checked.rows
+        now = perf_counter()  # and not the loop's clock, which moves once a turn
+        call = _Call(checked.inputs, loop.create_future(), record)
+        job = Job(call, checked.rows, checked.lane, now, now + timeout_s, checked.lengths, priority)
         self._batcher.offer(job)
         self._empty.clear()
         self._look_soon()
-        alarm = loop.call_at(job.deadline, self._expire, job)
+        alarm = loop.call_later(timeout_s, self._expire, job)
         try:
             return await call.answer
         finally:
@@ -138,14 +166,14 @@ class Runner:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while (batch := self._batcher.take(self._loop.time())) is not None:
+        while (batch := self._batcher.take(perf_counter())) is not None:
             for job in batch.late:
                 self._expire(job)
             if batch.jobs:
                 self._running.update(batch.jobs)
-                self._inbox.put(batch.jobs)
+                self._inbox.put(batch)
         if (when := self._batcher.next_look()) is not None:
-            self._alarm = self._loop.call_at(when, self._look)
+            self._alarm = self._loop.call_later(max(when - perf_counter(), _TICK), self._look)
         self._note_emptiness()
 
     def _expire(self, job: Job[_Call]) -> None:
@@ -153,14 +181,17 @@ class Runner:
         _settle(job, DeadlineError("the deadline passed before there was an answer", remedy="Allow more time."))
         self._note_emptiness()
 
-    def _finished(self, jobs: _Jobs, outcomes: Sequence[Outcome], began: float, seconds: float) -> None:
-        self._batcher.release()
+    def _finished(self, batch: Batch[_Call], outcomes: Sequence[Outcome], began: float, seconds: float) -> None:
+        jobs = batch.jobs
+        self._batcher.release(batch, perf_counter())
         self._running.difference_update(jobs)
         self._look()  # the next batch starts before the answers to this one are written
         for job, outcome in zip(jobs, outcomes, strict=True):
             _settle(job, outcome)
-        waited = [began - job.payload.arrived for job in jobs]
-        self._watcher.batch_ran(rows=sum(job.rows for job in jobs), waited=waited, seconds=seconds)
+        waited = [began - job.arrived for job in jobs]
+        rows = sum(job.rows for job in jobs)
+        self._watcher.batch_ran(rows=rows, waited=waited, seconds=seconds)
+        batch_ran([job.payload.record for job in jobs], waited, rows=rows, began=began, seconds=seconds)
 
     def _note_emptiness(self) -> None:
         if not self._batcher.queued_rows and not self._batcher.running:
@@ -169,15 +200,15 @@ class Runner:
     # The workers' side
 
     def _work(self) -> None:
-        while (jobs := self._inbox.get()) is not None:
+        while (batch := self._inbox.get()) is not None:
             began = perf_counter()
-            outcomes = self._run(jobs)
+            outcomes = self._run(batch.jobs)
             seconds = perf_counter() - began
             try:
-                self._loop.call_soon_threadsafe(self._finished, jobs, outcomes, began, seconds)
+                self._loop.call_soon_threadsafe(self._finished, batch, outcomes, began, seconds)
             except RuntimeError:  # the loop was closed under a run that outlived the shutdown
                 return
-            del jobs, outcomes  # or the arrays would live until the next batch
+            del batch, outcomes  # or the arrays would live until the next batch
 
     def _run(self, jobs: _Jobs) -> Sequence[Outcome]:
         """One outcome a job. Where a shared run fails, each runs alone, so that only the guilty one fails."""
@@ -188,17 +219,22 @@ class Runner:
                 pass
         return [self._run_alone(job) for job in jobs]
 
-    def _run_together(self, jobs: _Jobs) -> list[Outcome]:
-        names = jobs[0].payload.inputs
-        joined = {name: np.concatenate([job.payload.inputs[name] for job in jobs]) for name in names}
-        rows = [job.rows for job in jobs]
-        outputs = self._checked(self._session.run(joined), sum(rows))
-        outcomes: list[Outcome] = []
+    def _run_together(self, jobs: _Jobs) -> Sequence[Outcome]:
+        padding = self._padding
+        inputs = [job.payload.inputs for job in jobs]
+        if padding is None:
+            joined = {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
+        else:
+            joined = padding.join(inputs, [job.lengths for job in jobs])
+        outputs = self._checked(self._session.run(joined), sum(job.rows for job in jobs))
+        outcomes: list[dict[str, Array]] = []
         start = 0
-        for count in rows:
-            stop = start + count
+        for job in jobs:
+            stop = start + job.rows
             outcomes.append({name: value[start:stop] for name, value in outputs.items()})
             start = stop
+        if padding is not None:
+            return padding.cut(outcomes, [job.lengths for job in jobs])
         return outcomes
 
     def _run_alone(self, job: Job[_Call]) -> Outcome:

@@ -10,29 +10,39 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError as FuturesCancelledError
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvloop
 from granian.constants import HTTPModes
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
-from headway.core import machine
+from headway.core.config import Source as ConfigSource
+from headway.core.config import validate
 from headway.core.errors import ConfigError
+from headway.observe import traces
 from headway.observe.logs import logger
 from headway.observe.metrics import Metrics
-from headway.processing.stage import Limits
-from headway.serve.batcher import BatchLimits
+from headway.observe.observer import Observer
+from headway.serve.cache_store import AnswerStore
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import DataPlane, ServedModel
+from headway.serve.connections import Doorkeeper, allow_open_files
+from headway.serve.control import Control
+from headway.serve.dataplane import DataPlane
+from headway.serve.errors import UnavailableError
+from headway.serve.extensions import Extensions
 from headway.serve.loading import Loaded, Source, load_bundle, warm_up
+from headway.serve.repository import Repository
 from headway.serve.rest import Rest
+from headway.serve.selection import Selection
 
 if TYPE_CHECKING:
     from headway.serve.grpc_service import GrpcServer
 
+_IDLE_S = 1.0  # an HTTP connection that was silent for less is not closed to make room
 _LAST_ANSWERS_S = 2.0  # to write refusals at the end of a drain
 
 
@@ -57,7 +67,7 @@ class Server:
     Attributes:
         url: where it answers; empty until it does.
         grpc_address: `host:port` where it answers gRPC; empty until it does, or where it is off.
-        models: names of the models that are served; empty until then.
+        models: names of the models that were served as it began to answer; empty until then.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class Server:
         self._stopped = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._repository: Repository | None = None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. To be called in the main thread.
@@ -118,7 +129,37 @@ class Server:
         if loop is not None and stop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(stop.set)
 
+    def load(self, name: str, **selection: Any) -> None:
+        """Load a model, or load it anew; from any thread but the server's own. Returns once the new versions answer.
+
+        Args:
+            name: of the model. What it was started from is read again: a path, or a name or alias in the registry;
+                another name is looked up in the registry.
+            selection: `version`, `alias`, `version_policy`, `variant`; see `Selection`.
+
+        Raises:
+            LoadError: it does not load; what was served before still is. And what else `Repository.load` raises.
+            ConfigError: there is no such selection.
+        """
+        wanted = validate(Selection, selection, ConfigSource("load"))
+        self._ask(lambda repository: repository.load(name, wanted))
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model; from any thread but the server's own. Raises what `Repository.unload` raises."""
+        self._ask(lambda repository: repository.unload(name))
+
+    def _ask(self, change: Callable[[Repository], Coroutine[Any, Any, None]]) -> None:
+        loop, repository = self._loop, self._repository
+        if loop is None or repository is None or loop.is_closed():
+            raise UnavailableError("the server is not running")
+        try:
+            asyncio.run_coroutine_threadsafe(change(repository), loop).result()
+        except FuturesCancelledError:
+            raise UnavailableError("the server shut down") from None
+
     def _serve(self, *, own_process: bool) -> None:
+        if self.config.traces:
+            traces.require()
         with (
             _reserve(self.config.host, self.config.http_port, "--http-port") as http,
             _grpc_place(self.config) as grpc,
@@ -126,9 +167,9 @@ class Server:
         ):
             runner.run(self._main(self._load(), http, grpc, own_process))
 
-    def _load(self) -> list[Loaded]:
+    def _load(self) -> list[tuple[Source, Loaded]]:
         config = self.config
-        loaded: dict[tuple[str, str], Loaded] = {}
+        loaded: dict[tuple[str, str], tuple[Source, Loaded]] = {}
         try:
             for source in self._sources:
                 one = load_bundle(
@@ -138,22 +179,24 @@ class Server:
                     choose_seconds=config.choose_seconds,
                     public_key=config.public_key,
                     trust_any=config.trust_any,
-                    limits=Limits(config.max_pixels, config.max_text_bytes),
+                    limits=config.processing_limits(),
                 )
-                name, version = one.bundle.manifest.name, one.bundle.manifest.version
+                name, version = one.bundle.manifest.name, one.version
                 if (name, version) in loaded:
                     one.session.close()
                     raise ConfigError(f"{name}:{version} is given twice", remedy="Name each bundle once.")
-                loaded[name, version] = one
+                loaded[name, version] = source, one
                 warm_up(one, (1, config.max_batch_rows))
                 logger.info("model loaded", extra={"fields": {"model": name, "version": version}})
         except BaseException:
-            for one in loaded.values():
+            for _, one in loaded.values():
                 one.session.close()
             raise
         return list(loaded.values())
 
-    async def _main(self, loaded: Sequence[Loaded], http: _Place, grpc: _Place | None, own_process: bool) -> None:
+    async def _main(
+        self, loaded: Sequence[tuple[Source, Loaded]], http: _Place, grpc: _Place | None, own_process: bool
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._loop, self._stop = loop, asyncio.Event()
         if self._stopped.is_set():
@@ -162,15 +205,22 @@ class Server:
             # Nothing that was made so far becomes garbage: searching it would stop every request for some 30 ms.
             gc.collect()
             gc.freeze()
+            allow_open_files()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
-        plane = self._plane(loaded)
-        calls = self._grpc(plane, grpc)
-        granian = self._granian(Rest(plane, self.config), http)
+        plane = self._plane()
+        plane.observer.start()
+        repository = Repository(plane, self.config)
+        repository.start(loaded)
+        extensions = Extensions(plane, repository, Control(self.config.model_control, http.address), self.config)
+        calls = self._grpc(plane, extensions, grpc)
+        rest = Rest(plane, extensions, self.config)
+        granian = self._granian(rest, http)
         serving = loop.create_task(granian.serve())
+        watching = [loop.create_task(keeper.watch()) for keeper in self._doorkeepers(rest, http, grpc)]
         try:
             await _listening(http, serving)
-            self.url, self.models = f"http://{http}", plane.names
+            self.url, self.models, self._repository = f"http://{http}", plane.names, repository
             if calls is not None:
                 await calls.start()
                 self.grpc_address = str(grpc)
@@ -183,48 +233,57 @@ class Server:
             await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
         finally:
-            await self._shut_down(plane, granian, serving, calls)
+            for watch in watching:
+                watch.cancel()
+            await self._shut_down(plane, repository, granian, serving, calls)
+            extensions.regions.close()
 
     async def _shut_down(
-        self, plane: DataPlane, granian: Granian, serving: "asyncio.Task[None]", calls: "GrpcServer | None"
+        self,
+        plane: DataPlane,
+        repository: Repository,
+        granian: Granian,
+        serving: "asyncio.Task[None]",
+        calls: "GrpcServer | None",
     ) -> None:
         """Accept nothing new, answer what was accepted, free the models."""
+        loop = asyncio.get_running_loop()
         logger.info("shutting down", extra={"fields": {"drain_s": self.config.drain_s}})
         plane.draining = True
         granian.stop()  # type: ignore[no-untyped-call]  # each connection closes once its request is answered
-        ending = {serving}
+        ending = {serving, loop.create_task(repository.close())}
         if calls is not None:
-            grace_s = self.config.drain_s + _LAST_ANSWERS_S
-            ending.add(asyncio.get_running_loop().create_task(calls.stop(grace_s)))
+            ending.add(loop.create_task(calls.stop(self.config.drain_s + _LAST_ANSWERS_S)))
         await asyncio.wait(ending, timeout=self.config.drain_s)
         await plane.close()  # what is still there is refused
         await asyncio.wait(ending, timeout=_LAST_ANSWERS_S)
         serving.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        await plane.observer.close()
         logger.info("stopped", extra={"fields": {"requests": plane.metrics.outcomes()}})
 
-    def _plane(self, loaded: Sequence[Loaded]) -> DataPlane:
-        config = self.config
-        plane = DataPlane(Metrics())
-        for one in loaded:
-            limits = BatchLimits(
-                max_rows=config.max_batch_rows,
-                window=config.batch_window_ms / 1000,
-                queue_rows=config.queue_rows,
-                parallel_runs=config.parallel_runs if one.session.thread_safe else 1,
-            )
-            manifest = one.bundle.manifest
-            metrics = plane.metrics.model(manifest.name, manifest.version)
-            threads = config.processing_threads or machine.usable_cores()
-            plane.add(ServedModel(one, limits, metrics, processing_threads=threads))
-        return plane
+    def _plane(self) -> DataPlane:
+        config, metrics = self.config, Metrics()
+        tracer = traces.Tracer() if config.traces else None
+        return DataPlane(
+            metrics,
+            AnswerStore(config.cache_mb * 1_000_000) if config.cache_mb else None,
+            Observer(metrics, log_requests=config.log_requests, tracer=tracer),
+        )
 
-    def _grpc(self, plane: DataPlane, place: _Place | None) -> "GrpcServer | None":
+    def _doorkeepers(self, rest: Rest, http: _Place, grpc: _Place | None) -> list[Doorkeeper]:
+        most, timeout_s = self.config.max_connections, self.config.request_timeout_s
+        keepers = [Doorkeeper(http.port, most, grace_s=_IDLE_S, busy=rest.clients)]
+        if grpc is not None:  # whose calls under way are not known; none takes longer than this
+            keepers.append(Doorkeeper(grpc.port, most, grace_s=2 * timeout_s))
+        return keepers
+
+    def _grpc(self, plane: DataPlane, extensions: Extensions, place: _Place | None) -> "GrpcServer | None":
         if place is None:
             return None
         from headway.serve.grpc_service import GrpcServer  # grpcio costs a tenth of a second and 20 MB
 
-        return GrpcServer(plane, self.config, str(place))
+        return GrpcServer(plane, extensions, self.config, str(place))
 
     def _granian(self, rest: Rest, place: _Place) -> Granian:
         return Granian(

@@ -2,11 +2,15 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headway.core.errors import RequestError
 from headway.core.tensors import DYNAMIC, Array, TensorSpec
+
+if TYPE_CHECKING:
+    from headway.serve.padding import Padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +20,15 @@ class Checked:
     Attributes:
         inputs: in the model's order.
         rows: of every batched input; 1 where there is none.
-        lane: what must agree for two requests to share a run (every dimension but the first); None shares no run.
+        lane: what must agree for two requests to share a run (every dimension after the first that varies and is not
+            padded); None shares no run.
+        lengths: of the dimensions that are padded.
     """
 
     inputs: dict[str, Array]
     rows: int
     lane: Hashable
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +55,22 @@ class Signature:
     Args:
         specs: the inputs.
         shares_runs: whether rows of several requests can be told apart in the outputs.
+        padding: how rows of different lengths share a run, where they may.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], *, shares_runs: bool) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], *, shares_runs: bool, padding: "Padding | None" = None) -> None:
         self._rules = [_Rule(spec.name, spec.dtype, spec.shape, spec.batched, spec.datatype) for spec in specs]
         self._shares_runs = shares_runs
+        self._padding = padding if shares_runs else None
+        padded = () if self._padding is None else self._padding.names
+        self._exact = [spec.name for spec in specs if spec.name not in padded and DYNAMIC in spec.shape[1:]]
 
     def check(self, inputs: Mapping[str, Array]) -> Checked:
         """The inputs, if they fit.
 
         Raises:
             RequestError: an input is missing or unknown, has the wrong datatype or shape, holds nothing, or has other
-                rows than the rest.
+                rows or another length than the rest.
         """
         if len(inputs) != len(self._rules):
             self._refuse_names(inputs)
@@ -79,8 +90,9 @@ class Signature:
                     raise RequestError(f"{shape[0]} rows, where other inputs have {rows}", where=f"input {rule.name!r}")
                 rows = shape[0]
             ordered[rule.name] = value
-        lane = tuple([value.shape[1:] for value in ordered.values()]) if self._shares_runs else None
-        return Checked(ordered, rows or 1, lane)
+        lane = tuple([ordered[name].shape[1:] for name in self._exact]) if self._shares_runs else None
+        lengths = () if self._padding is None else self._padding.lengths(ordered)
+        return Checked(ordered, rows or 1, lane, lengths)
 
     def _refuse_names(self, inputs: Mapping[str, Array]) -> None:
         known = [rule.name for rule in self._rules]

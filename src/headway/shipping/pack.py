@@ -1,6 +1,6 @@
 """`headway pack`: seals a ready ONNX file as it stands. Nothing is compared, and the bundle says so."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from importlib.resources import files
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from headway.bundles.bundle import Bundle
 from headway.bundles.golden import Sample, errors
 from headway.bundles.manifest import Contract, Lineage, Name, Variant, Version
+from headway.bundles.padding import check_padding
 from headway.bundles.processing import Prepared
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
@@ -22,6 +23,7 @@ from headway.core.tensors import TensorSpec
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import OnnxFile
 from headway.runtimes.runtime import Runtime, Session
+from headway.serve.padding import Padding, refuted
 from headway.shipping.golden_inputs import SIZES, Inputs, given_inputs, processed_inputs, random_inputs, tolerances
 from headway.shipping.processing import Declaration
 
@@ -47,6 +49,7 @@ def pack(
     inputs: Path | None = None,
     labels: Path | None = None,
     processing: Path | None = None,
+    padding: Mapping[str, float] | None = None,
 ) -> Packed:
     """Seal an ONNX file with golden samples.
 
@@ -59,10 +62,11 @@ def pack(
             it feeds every input, else seeded random ones.
         labels: text file with the name of each class on its own line.
         processing: YAML file that declares what is done between a client and the model.
+        padding: what fills up a shorter row, by input, so that rows of different lengths can share a run.
 
     Raises:
         ConfigError: the declaration is wrong, or does not fit the model.
-        UsageError: the name, the version or the labels do not fit.
+        UsageError: the name, the version, the labels or the padding do not fit, or padding changes the answers.
         FormatError: the file is not an ONNX model, is damaged, or keeps weights in other files.
         DataError: the inputs do not fit, or the model answers NaN.
     """
@@ -83,9 +87,11 @@ def pack(
             named = _labels(labels, specs[1]) if labels else ()
             prepared = declaration.prepare(*specs, named) if declaration is not None else None
             samples, drawn = _samples(session, inputs, prepared, str(model))
+            tolerance = _tolerance(runtime, model, samples, specs[0], quantized=about.precision == "int8")
+            if padding:
+                _prove_padding(session, padding, samples, tolerance)
         finally:
             session.close()
-        tolerance = _tolerance(runtime, model, samples, specs[0], quantized=about.precision == "int8")
         draft = Draft(
             name=name,
             version=version,
@@ -105,6 +111,7 @@ def pack(
             chosen=_ID,
             contract=Contract(),
             lineage=_lineage(model, prepared.processing.packages() if prepared is not None else ()),
+            padding=dict(padding or {}),
         )
         report = _report(draft, about, model, samples, prepared, random_inputs=drawn)
         bundle = seal(folder, draft, models={_ID: model}, golden=samples, report=report, processing=prepared)
@@ -176,6 +183,20 @@ def _rows(samples: Sequence[Sample], specs: Sequence[TensorSpec]) -> list[Sample
         )
         for row in range(rows.pop())
     ]
+
+
+def _prove_padding(
+    session: Session, padding: Mapping[str, float], samples: Sequence[Sample], tolerance: Mapping[str, float]
+) -> None:
+    """Raise `UsageError` where the model cannot be padded so, or answers otherwise when it is."""
+    try:
+        check_padding(session.inputs, session.outputs, padding)
+    except ValueError as error:
+        raise UsageError(str(error), where="--pad") from error
+    reason = refuted(Padding(session.inputs, session.outputs, padding), session, samples, tolerance)
+    if reason:
+        remedy = "Pad every input of that length, and give real --inputs: random ones may hold an empty mask."
+        raise UsageError(reason, where="--pad", remedy=remedy)
 
 
 def _labels(path: Path, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
