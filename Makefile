@@ -19,11 +19,12 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/python scripts/demo.py
 
+# On every core; a file's tests stay on one.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-fast: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check
@@ -61,7 +62,7 @@ proto: setup
 
 # The same pip that installs also resolves, so that it finds torch where this machine has it.
 lock: setup
-	$(BIN)/pip-compile --quiet --strip-extras --extra ship --extra dev --no-emit-index-url --no-emit-find-links --no-emit-options \
+	$(BIN)/pip-compile --quiet --strip-extras --all-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
 		--allow-unsafe --no-annotate --no-header --resolver backtracking --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 	sed -i -e 's/+cpu$$//' -e '1i # Made by `make lock`; do not edit.' requirements.lock
