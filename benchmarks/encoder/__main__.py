@@ -1,6 +1,6 @@
 """What it gains to batch texts by their lengths, on a real encoder; writes a section of benchmarks/RESULTS.md.
 
-    python -m benchmarks.encoder [--texts 256] [--rounds 5]
+    python -m benchmarks.encoder [--texts 192] [--rounds 5]
 
 The MiniLM encoder (`minilm.py`) is packed with its tokenizer and served on one core, one thread a run, to callers on
 another who each send a text and ask again once they have its vector. Servers differ in what shares a run. They take
@@ -64,7 +64,7 @@ POLICIES = {
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=256, help="of a turn")
+    parser.add_argument("--texts", type=int, default=192, help="of a turn")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     os.environ.update(headway_home())
@@ -94,9 +94,7 @@ def measure(folder: Path, stack: ExitStack, count: int, rounds: int) -> report.F
                 found.turns.setdefault((title, callers), []).append(turn(server, some, callers))
             found.turns.setdefault((report.EVEN, callers), []).append(turn(servers[report.OURS], even, callers))
         with on_core(SERVER_CORE):
-            rates, core = bare(session)
-        found.bare.append(rates)
-        found.core.append(core)
+            found.bare.append(bare(session))
     with on_core(SERVER_CORE):
         found.mixed = mixed.measure(session, tokens, MIXED_S)
     return found
@@ -141,24 +139,19 @@ def check(title: str, server: Running, texts: list[str], session: OnnxSession) -
             raise SystemExit(f"{title}: wrong answer, status {status}: {body[:200]!r}")
 
 
-def bare(session: OnnxSession) -> tuple[dict[int, float], float]:
-    """The session alone, with as many tokens a row as the even texts have.
-
-    Returns:
-        Rows a second by batch size, and for what share of the time this thread had its core.
-    """
+def bare(session: OnnxSession) -> dict[int, report.Pace]:
+    """The session alone, by batch size, with as many tokens a row as the even texts have."""
     given = {size: minilm.padded([np.full(EVEN, 2000, np.int64)] * size) for size in SIZES}
     session.run(given[1])
-    taken = dict.fromkeys(SIZES, 0.0)
-    cpu_s = thread_time()
+    taken, cpu_s = dict.fromkeys(SIZES, 0.0), dict.fromkeys(SIZES, 0.0)
     for size in SIZES * 2:
-        began = perf_counter()
+        began, cpu_began = perf_counter(), thread_time()
         for _ in range(SIZES[-1] // size):  # as many rows at every size
             session.run(given[size])
         taken[size] += perf_counter() - began
-    return {size: 2 * SIZES[-1] / seconds for size, seconds in taken.items()}, (thread_time() - cpu_s) / sum(
-        taken.values()
-    )
+        cpu_s[size] += thread_time() - cpu_began
+    rows = 2 * SIZES[-1]
+    return {size: report.Pace(rows / taken[size], rows / cpu_s[size]) for size in SIZES}
 
 
 @contextmanager

@@ -25,12 +25,14 @@ class Turn(NamedTuple):
     Attributes:
         texts: of them.
         seconds: from the first question to the last answer.
+        cpu_s: of the server meanwhile, which has one core: what `seconds` would be if it had that to itself.
         latencies: of each text, in seconds.
         counts: of the runs.
     """
 
     texts: int
     seconds: float
+    cpu_s: float
     latencies: list[float]
     counts: Counts
 
@@ -38,6 +40,11 @@ class Turn(NamedTuple):
     def rate(self) -> float:
         """Texts a second."""
         return self.texts / self.seconds
+
+    @property
+    def cpu_rate(self) -> float:
+        """Texts a second of its CPU time."""
+        return self.texts / self.cpu_s
 
 
 def request(text: str) -> bytes:
@@ -66,14 +73,15 @@ def turn(server: Running, texts: list[str], callers: int) -> Turn:
     """Wake a server, have it answer every text, and stop it. Raises `SystemExit` where an answer is no success."""
     server.resume()
     try:
-        before = read(server.clock)
+        before, cpu_s = read(server.clock), server.cpu_seconds()
         began = perf_counter()
         latencies = asyncio.run(_all(server.port, texts, callers))
         seconds = perf_counter() - began
-        after = read(server.clock)
+        after, cpu_s = read(server.clock), server.cpu_seconds() - cpu_s
     finally:
         server.pause()
-    return Turn(len(texts), seconds, latencies, Counts(*(new - old for new, old in zip(after, before, strict=True))))
+    counts = Counts(*(new - old for new, old in zip(after, before, strict=True)))
+    return Turn(len(texts), seconds, cpu_s, latencies, counts)
 
 
 async def _all(port: int, texts: list[str], callers: int) -> list[float]:

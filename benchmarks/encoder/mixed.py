@@ -1,7 +1,7 @@
 """What texts of mixed lengths cost the session alone, against as many tokens in rows of one length."""
 
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import NamedTuple
 
 import numpy as np
@@ -11,27 +11,10 @@ from headway.core.tensors import Array
 from headway.runtimes.onnx_runtime import OnnxSession
 from headway.serve.batcher import BatchLimits
 from headway.serve.durations import Durations
+from headway.serve.lane import Job
 from headway.serve.ragged import pick
 
 WAITING = 32  # texts of a queue
-
-
-class _Waiting(NamedTuple):
-    """One text in the queue."""
-
-    ids: Array
-
-    @property
-    def lengths(self) -> tuple[int]:
-        return (len(self.ids),)
-
-    @property
-    def size(self) -> int:
-        return len(self.ids)
-
-    @property
-    def rows(self) -> int:
-        return 1
 
 
 _OWN = "own tokens"
@@ -43,7 +26,7 @@ class Mixed(NamedTuple):
     """A way to run a queue of texts, one value a round.
 
     Attributes:
-        cost: seconds, as a multiple of what the texts' own tokens cost in rows of one length.
+        cost: CPU seconds, as a multiple of what the texts' own tokens cost in rows of one length.
         padded: tokens run, as a multiple of the real ones.
         runs: of the session.
     """
@@ -59,13 +42,13 @@ def measure(session: OnnxSession, tokens: Sequence[Array], seconds: float) -> di
 
     def neighbours(queue: list[Array]) -> Groups:
         """As the batcher empties a queue that nobody joins."""
-        limits, left, groups = BatchLimits(), [_Waiting(ids) for ids in queue], []
+        limits, groups = BatchLimits(), []
+        left = [Job(ids, 1, None, 0.0, lengths=(len(ids),), size=len(ids)) for ids in queue]
         while left:
             overhead = durations.fixed / durations.per_unit if durations.known else left[0].size
             found = pick(left, max_rows=limits.max_rows, max_padding=limits.max_padding, overhead=overhead)
-            groups.append([one.ids for one in found])
-            chosen = set(map(id, found))
-            left = [one for one in left if id(one) not in chosen]
+            groups.append([job.payload for job in found])
+            left = [job for job in left if job not in found]
         return groups
 
     ways: dict[str, Callable[[list[Array]], Groups]] = {
@@ -97,13 +80,13 @@ def _mean(queue: list[Array]) -> int:
 
 
 def _run(session: OnnxSession, groups: Groups, durations: Durations) -> float:
-    """Seconds; the server learns from each run too."""
+    """CPU seconds; the server learns from each run too."""
     total = 0.0
     for group in groups:
         inputs = padded(group)
-        began = perf_counter()
+        began = thread_time()
         session.run(inputs)
-        took = perf_counter() - began
+        took = thread_time() - began
         durations.learn(inputs["input_ids"].size, took)
         total += took
     return total
