@@ -21,6 +21,7 @@ from headway.compress.prune import PruneConfig
 from headway.compress.selection import select, smallest
 from headway.compress.slices import Place, replay
 from headway.compress.step import JsonRecord, StepContext
+from headway.compress.teacher import learn, teacher_of
 from headway.core.errors import TaskError
 from headway.core.files import digest_file, digest_json, write_atomic
 from headway.core.machine import Machine
@@ -53,6 +54,7 @@ class _Run:
         round_to: widths become multiples of it.
         before: parameters of the untouched model.
         least: channels that stay in each group.
+        teacher: whom fine-tuning learns from too.
         kept: channels of the untouched model that each side still has.
         history: of each round, the share of the parameters left and the fine-tuning's loss.
     """
@@ -65,6 +67,7 @@ class _Run:
     round_to: int
     before: int
     least: dict[str, int]
+    teacher: nn.Module | None
     kept: dict[Place, list[int]] = field(default_factory=dict)
     history: list[dict[str, float | None]] = field(default_factory=list)
     done: int = 0
@@ -86,7 +89,8 @@ class _Run:
             }
         )
         rounds = math.ceil((1 - config.keep) / config.every - 1e-9)
-        return cls(model, config, context, key, rounds, round_to, before, least)
+        teacher = teacher_of(model, context) if config.distill is not None else None
+        return cls(model, config, context, key, rounds, round_to, before, least, teacher)
 
     def resume(self) -> None:
         """Go on from the last round that is done, where there is one of this very run."""
@@ -136,7 +140,11 @@ class _Run:
             )
             title = f"prune {self.done + 1}/{self.rounds}"
             folder = self._finetune_folder(self.done + 1)
-            loss = fit(self.model, context.task, settings, folder=folder, progress=context.progress, title=title).loss
+            told: dict[str, Any] = {"folder": folder, "progress": context.progress, "title": title}
+            if config.distill is not None and self.teacher is not None:
+                loss = learn(self.model, self.teacher, config.distill, context.task, settings, **told)
+            else:
+                loss = fit(self.model, context.task, settings, **told).loss
         recalibrate(self.model, context.task, context.train.seed + self.done, context.train.batch_size)
         self.history.append({"share": _parameters(self.model) / self.before, "loss": loss})
 

@@ -28,6 +28,7 @@ from headway.shipping.recipe import Recipe, StepChoice
 from headway.shipping.store import Store
 from headway.tasks import Task
 from headway.tasks.factory import build_model
+from headway.tasks.loading import load_function, source_digest
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,11 @@ class Builder:
         self.recipe, self.task, self.store, self.progress = recipe, task, store, progress
         self._identity = identity.key()
         self._threads = recipe.config.target.threads
+        self._code = {}  # of the user's functions that steps run: looked for before any work
+        for step in recipe.steps:
+            if step.uses is not None:
+                load_function(step.uses, recipe.base)
+                self._code[step.name] = source_digest(step.uses, recipe.base)
 
     def build(self, plan: Plan) -> Built:
         """Everything that `plan` needs, from the store or anew."""
@@ -201,11 +207,12 @@ class Builder:
             progress=self.progress,
             threads=self._threads,
             following=self._following(step),
+            original=self.original,
         )
 
     def _following(self, step: StepChoice) -> Config | None:
-        """The configuration of the step that `step` needs after it."""
-        return next((other.config for other in self.recipe.steps if step.needs and other.name == step.needs), None)
+        """The configuration of the step that must come after `step`."""
+        return next((other.config for other in self.recipe.steps if other.name in step.order.before), None)
 
     def _step_key(self, step: StepChoice) -> dict[str, Any]:
         return {
@@ -213,6 +220,7 @@ class Builder:
             "config": step.config.model_dump(mode="json"),
             "train": self.recipe.config.train.model_dump(mode="json"),
             "instruction_sets": machine.here().instruction_sets,
+            "code": self._code.get(step.name),
             "following": following.model_dump(mode="json") if (following := self._following(step)) else None,
         }
 
