@@ -14,7 +14,7 @@ class TeachingConfig(Config):
         4, gt=0, le=1000, description="Both models' logits are divided by it: more of what comes second shows."
     )
     weight: float = Field(
-        0.9,
+        0.5,
         ge=0,
         le=1,
         description="Share of the teacher's logits in the loss, the rest being the task's; 0: no logits.",
