@@ -21,7 +21,7 @@ class DistillConfig(TeachingConfig):
 
     student: str | None = Field(
         None,
-        description="Function without arguments that makes the student, named as in `task.use`; trained from anew.",
+        description="Function without arguments that makes the student, named as in `task.use`; trained from scratch.",
     )
     keep_layers: dict[str, tuple[int, ...]] = Field(
         {},
