@@ -53,6 +53,7 @@ soak: setup
 
 docs: setup
 	$(BIN)/python scripts/recipe_reference.py
+	$(BIN)/python scripts/serving_reference.py
 	$(BIN)/python scripts/observability_reference.py
 	$(BIN)/python scripts/grafana_dashboard.py
 
