@@ -38,6 +38,8 @@ types: setup
 bench: setup
 	$(BIN)/python -m benchmarks.ship
 	$(BIN)/python -m benchmarks.overlap
+	$(BIN)/python -m benchmarks.cache
+	$(BIN)/python -m benchmarks.swap
 
 # 25 minutes; beside other servers, each in an environment of its own, made on first use. Needs wrk and two cores.
 bench-serve: setup
