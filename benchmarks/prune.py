@@ -239,7 +239,7 @@ def section(
         *(f"  line [{', '.join(f'{value:.4f}' for value in values)}]" for values in middle.values()),
         "```",
         "",
-        "On all test rows. Kept at least: of the original's accuracy, 95% confidence. Faster: than eager PyTorch, FP32.",
+        "On all test rows. Kept at least: of the original's accuracy, 95% confidence. Faster: than eager PyTorch.",
         "",
         "| line | left | seed | accuracy | kept at least | faster |",
         "|---|---|---|---|---|---|",
