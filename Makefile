@@ -38,6 +38,8 @@ types: setup
 bench: setup
 	$(BIN)/python -m benchmarks.ship
 	$(BIN)/python -m benchmarks.overlap
+	$(BIN)/python -m benchmarks.cache
+	$(BIN)/python -m benchmarks.swap
 
 # 25 minutes; beside other servers, each in an environment of its own, made on first use. Needs wrk and two cores.
 bench-serve: setup
@@ -53,6 +55,7 @@ soak: setup
 
 docs: setup
 	$(BIN)/python scripts/recipe_reference.py
+	$(BIN)/python scripts/serving_reference.py
 	$(BIN)/python scripts/observability_reference.py
 	$(BIN)/python scripts/grafana_dashboard.py
 
