@@ -16,6 +16,11 @@ class PruneConfig(Config):
     """Structured pruning, in rounds with fine-tuning between."""
 
     keep: float = Field(0.6, gt=0, lt=1, description="Share of the model's PARAMETERS that is left, not of channels.")
+    budget: Literal["parameters", "latency"] = Field(
+        "parameters",
+        description="What `keep` and `every` are shares of, and what importance is weighed against. `latency`: the "
+        "time of one row in ONNX Runtime on this machine; each round exports the model once for each group of layers.",
+    )
     importance: Literal["l1", "variance", "taylor"] = Field(
         "taylor",
         description="What a channel matters: its weights' magnitude, how much its activation varies over calibration "

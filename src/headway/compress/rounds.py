@@ -4,6 +4,7 @@ A round that is done lies in the step's folder as weights and then a record, eac
 what makes it count. Fine-tuning keeps its own checkpoints, so an interruption in mid-round loses seconds.
 """
 
+import copy
 import json
 import math
 import shutil
@@ -19,8 +20,9 @@ from headway.compress import channels, importance
 from headway.compress.batchnorm import recalibrate
 from headway.compress.graph import find_groups
 from headway.compress.kernels import blocks as kernel_blocks
+from headway.compress.pace import WHOLE, Pace
 from headway.compress.prune import PruneConfig
-from headway.compress.selection import select, smallest
+from headway.compress.selection import Budget, select, smallest
 from headway.compress.slices import Place, replay
 from headway.compress.step import JsonRecord, StepContext
 from headway.core.errors import TaskError
@@ -36,13 +38,17 @@ _MISS = 0.02  # how far from `keep`, as a share of the parameters, may be called
 def prune(model: nn.Module, config: PruneConfig, context: StepContext) -> tuple[nn.Module, JsonRecord]:
     """Prune `model` in place; see `headway.compress.prune.Prune.apply`."""
     run = _Run.start(model, config, context)
-    run.resume()
-    while run.done < run.rounds:
-        run.cut()
-        run.finetune()
-        run.done += 1
-        run.save()
-    return model, run.record()
+    try:
+        run.resume()
+        while run.done < run.rounds:
+            run.cut()
+            run.finetune()
+            run.done += 1
+            run.save()
+        return model, run.record()
+    finally:
+        if run.pace is not None:
+            run.pace.close()
 
 
 @dataclass
@@ -56,6 +62,7 @@ class _Run:
         whole: channels of each group of the untouched model.
         least: channels that stay in each group.
         kept: channels of the untouched model that each side still has.
+        pace: times the model, where the budget is latency.
         counted: modules and their attributes that keep a number of heads, or of their channels.
         history: of each round, the share of the parameters left and the fine-tuning's loss.
     """
@@ -69,6 +76,7 @@ class _Run:
     before: int
     whole: dict[str, int]
     least: dict[str, int]
+    pace: Pace | None
     kept: dict[Place, list[int]] = field(default_factory=dict)
     counted: dict[tuple[str, str], None] = field(default_factory=dict)
     history: list[dict[str, float | None]] = field(default_factory=list)
@@ -95,7 +103,8 @@ class _Run:
         )
         rounds = math.ceil((1 - config.keep) / config.every - 1e-9)
         whole = {group.name: group.channels for group in found}
-        return cls(model, config, context, key, rounds, blocks, before, whole, least)
+        pace = Pace(model, context) if config.budget == "latency" else None
+        return cls(model, config, context, key, rounds, blocks, before, whole, least, pace)
 
     def resume(self) -> None:
         """Go on from the last round that is done, where there is one of this very run."""
@@ -121,10 +130,10 @@ class _Run:
         share = 1 - (1 - config.keep) * (self.done + 1) / self.rounds
         scores = self._scores(found)
         chosen = select(
-            channels.Budget(model, found),
+            self._budget(found),
             found,
             scores,
-            round(share * self.before),
+            round(share * (self.before if self.pace is None else WHOLE)),
             blocks=self.blocks,
             least=self.least,
             scope=config.scope,
@@ -178,7 +187,11 @@ class _Run:
             f"pruned to {after:,} of {self.before:,} parameters ({after / self.before:.1%}); "
             f"widths are multiples of {_several(set(self.blocks.values()))}"
         )
+        timed = {} if self.pace is None else {"latency_share": self.pace.share(self.model)}
+        if timed:
+            self.context.progress.say(f"a run takes {timed['latency_share']:.1%} of the time it took")
         return {
+            **timed,
             "layers": self._layers(),
             "counts": self._counts(),
             "parameters": {"before": self.before, "after": after},
@@ -186,6 +199,15 @@ class _Run:
             "blocks": self.blocks,
             "rounds": self.history,
         }
+
+    def _budget(self, found: list[channels.Group]) -> Budget:
+        if self.pace is None:
+            return channels.Budget(self.model, found)
+        timed = self.pace.budget(self.model, found, f"latency {self.done + 1}/{self.rounds}")
+        left = smallest(copy.copy(timed), found, blocks=self.blocks, least=self.least) / WHOLE
+        if left > self.config.keep + _MISS:
+            raise _out_of_reach(self.config, self.blocks, f"{left:.1%} of a run's time remains")
+        return timed
 
     def _scores(self, found: list[channels.Group]) -> list[importance.Scores]:
         if self.config.importance == "l1":
@@ -221,16 +243,20 @@ def _blocks(
         wanted = {group.name: 1 if group.heads else config.align for group in found}
     while True:
         left = smallest(channels.Budget(model, found), found, blocks=wanted, least=least) / _parameters(model)
-        if left <= config.keep + _MISS:
+        if left <= config.keep + _MISS or config.budget == "latency":  # time is looked at when it is known
             return wanted
         if config.align != "auto" or set(wanted.values()) == {1}:
-            raise TaskError(
-                f"keep: {config.keep} cannot be reached: with widths in multiples of {_several(set(wanted.values()))} "
-                f"and {config.least:.0%} of each layer's channels left, {left:.1%} of the parameters remain",
-                where="prune",
-                remedy="Ask for more to be kept, or set a smaller align or least.",
-            )
+            raise _out_of_reach(config, wanted, f"{left:.1%} of the parameters remain")
         wanted = {name: max(1, size // 2) for name, size in wanted.items()}
+
+
+def _out_of_reach(config: PruneConfig, blocks: dict[str, int], remains: str) -> TaskError:
+    return TaskError(
+        f"keep: {config.keep} cannot be reached: with widths in multiples of {_several(set(blocks.values()))} and "
+        f"{config.least:.0%} of each layer's channels left, {remains}",
+        where="prune",
+        remedy="Ask for more to be kept, or set a smaller align or least.",
+    )
 
 
 def _several(sizes: set[int]) -> str:

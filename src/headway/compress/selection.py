@@ -3,14 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-from headway.compress.channels import Budget, Group, Indices
+from headway.compress.channels import Group, Indices
 from headway.compress.importance import Scores
 
 Scope = Literal["global", "layer"]
+
+
+class Budget(Protocol):
+    """What a model costs: parameters, or time. All are whole numbers."""
+
+    @property
+    def total(self) -> int:
+        """Of the whole model."""
+
+    def cost(self, group: Group, channels: int) -> int:
+        """What goes with so many of the group's channels."""
+
+    def spend(self, group: Group, channels: int) -> int:
+        """Take so many channels off the group; returns what went."""
 
 
 @dataclass
@@ -59,17 +73,17 @@ def select(
     scope: Scope = "global",
     whole: Mapping[str, int] | None = None,
 ) -> list[tuple[Group, Indices]]:
-    """The channels to take from each group so that about `target` parameters are left.
+    """The channels to take from each group so that about `target` of the budget is left.
 
     Blocks of channels go one after the other: with the scope `global`, always the one of least importance for each
-    parameter freed; with `layer`, always one of the group that has lost the least share of its channels, so that all
-    end at about the same share. The last one is the block that lands nearest to the target.
+    unit of the budget freed; with `layer`, always one of the group that has lost the least share of its channels, so
+    that all end at about the same share. The last one is the block that lands nearest to the target.
 
     Args:
         budget: counts; it is spent.
         found: the groups.
         scores: of each group's channels, [channels].
-        target: parameters to be left.
+        target: what is to be left of the budget.
         blocks: widths become multiples of these, by the group's name, as far as channels go at all.
         least: channels that stay in each group, by its name.
         whole: by its name, channels that each group had before any round; for the scope `layer`.
@@ -83,6 +97,8 @@ def select(
         for queue in queues:
             if columns := queue.next():
                 freed = budget.cost(queue.group, columns * queue.group.fold)
+                if freed <= 0:
+                    continue  # as far as time can be told
                 rank = -queue.left(whole) if scope == "layer" else queue.loss(columns) / max(1, freed)
                 offers.append((rank, freed, columns, queue))
         if not offers:
@@ -98,7 +114,7 @@ def select(
 
 
 def smallest(budget: Budget, found: Sequence[Group], *, blocks: Mapping[str, int], least: Mapping[str, int]) -> int:
-    """Parameters left when everything goes that may."""
+    """What is left of the budget when everything goes that may."""
     even = [np.zeros(group.channels) for group in found]
     select(budget, found, even, 0, blocks=blocks, least=least)
     return budget.total
