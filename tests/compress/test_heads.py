@@ -155,6 +155,10 @@ def test_heads_and_feed_forward_widths_are_replayed_into_the_untouched_factory(
     rebuilt.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(rebuilt(IDS), model(IDS))
+    resumed, again = Prune(config).apply(make(attention), replace(context, task=texts(attention)))
+    assert again == record
+    with torch.no_grad():
+        assert torch.equal(resumed(IDS), model(IDS))
 
 
 def texts(attention: type[nn.Module]) -> Task:
