@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from headway.compress.step import JsonRecord, StepContext
+from headway.compress.step import JsonRecord, Order, StepContext
+from headway.compress.teaching import TeachingConfig
 from headway.core.config import Config
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class PruneConfig(Config):
         description="Highest learning rate of fine-tuning, as a factor of `train.lr`; each round rewinds to it.",
     )
     least: float = Field(0.1, gt=0, le=1, description="Share of a layer's channels that always stays.")
+    distill: TeachingConfig | None = Field(
+        None, description="Fine-tuning learns from the original too; null: it does not."
+    )
 
 
 class Prune:
@@ -62,6 +66,11 @@ class Prune:
 
     def __init__(self, config: PruneConfig | None = None) -> None:
         self.config = config or PruneConfig()
+
+    @staticmethod
+    def order(config: PruneConfig) -> Order:
+        """Not after training for 8 bits."""
+        return Order(not_after={"qat": "its fine-tuning is in 32 bits, and would undo what qat trained for 8"})
 
     def apply(self, model: "torch.nn.Module", context: StepContext) -> "tuple[torch.nn.Module, JsonRecord]":
         """Prune and fine-tune `model` in place. A finished round is kept in `context.folder`, and resumed from.

@@ -25,6 +25,7 @@ from headway.compress.prune import PruneConfig
 from headway.compress.selection import Budget, select, smallest
 from headway.compress.slices import Place, replay
 from headway.compress.step import JsonRecord, StepContext
+from headway.compress.teacher import learn, teacher_of
 from headway.core.errors import TaskError
 from headway.core.files import digest_file, digest_json, write_atomic
 from headway.core.modules import forward
@@ -61,6 +62,7 @@ class _Run:
         before: parameters of the untouched model.
         whole: channels of each group of the untouched model.
         least: channels that stay in each group.
+        teacher: whom fine-tuning learns from too.
         kept: channels of the untouched model that each side still has.
         pace: times the model, where the budget is latency.
         counted: modules and their attributes that keep a number of heads, or of their channels.
@@ -77,6 +79,7 @@ class _Run:
     whole: dict[str, int]
     least: dict[str, int]
     pace: Pace | None
+    teacher: nn.Module | None
     kept: dict[Place, list[int]] = field(default_factory=dict)
     counted: dict[tuple[str, str], None] = field(default_factory=dict)
     history: list[dict[str, float | None]] = field(default_factory=list)
@@ -104,7 +107,8 @@ class _Run:
         rounds = math.ceil((1 - config.keep) / config.every - 1e-9)
         whole = {group.name: group.channels for group in found}
         pace = Pace(model, context) if config.budget == "latency" else None
-        return cls(model, config, context, key, rounds, blocks, before, whole, least, pace)
+        teacher = teacher_of(model, context) if config.distill is not None else None
+        return cls(model, config, context, key, rounds, blocks, before, whole, least, pace, teacher)
 
     def resume(self) -> None:
         """Go on from the last round that is done, where there is one of this very run."""
@@ -158,7 +162,11 @@ class _Run:
             )
             title = f"prune {self.done + 1}/{self.rounds}"
             folder = self._finetune_folder(self.done + 1)
-            loss = fit(self.model, context.task, settings, folder=folder, progress=context.progress, title=title).loss
+            told: dict[str, Any] = {"folder": folder, "progress": context.progress, "title": title}
+            if config.distill is not None and self.teacher is not None:
+                loss = learn(self.model, self.teacher, config.distill, context.task, settings, **told)
+            else:
+                loss = fit(self.model, context.task, settings, **told).loss
         recalibrate(self.model, context.task, context.train.seed + self.done, context.train.batch_size)
         self.history.append({"share": _parameters(self.model) / self.before, "loss": loss})
 
