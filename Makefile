@@ -19,12 +19,13 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/python scripts/demo.py
 
-# On every core; a file's tests stay on one.
+# On every core, a file's tests on one; then what measures, with nothing beside it.
 test: setup
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/pytest -m alone
 
 test-fast: setup
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not alone"
 
 lint: setup
 	$(BIN)/ruff check

@@ -85,6 +85,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_runs(page: str, newcomer: Newcomer) -> None:

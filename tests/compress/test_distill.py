@@ -154,7 +154,7 @@ def test_what_pruning_took_is_learned_again_from_the_original(
     taught: StepContext, fresh: Fresh, task: Task, tmp_path: Path
 ) -> None:
     """Nearer to the original than plain fine-tuning of the same length, and as right."""
-    cut = PruneConfig(keep=0.3, every=0.7, round_to=4, finetune_epochs=6)
+    cut = PruneConfig(keep=0.3, every=0.7, align=4, finetune_epochs=6)
     far = {}
     for name, distill in (("plain", None), ("taught", TeachingConfig())):
         model, record = Prune(cut.model_copy(update={"distill": distill})).apply(
@@ -169,7 +169,7 @@ def test_what_pruning_took_is_learned_again_from_the_original(
 def test_a_step_after_pruning_teaches_the_pruned_model(
     taught: StepContext, fresh: Fresh, task: Task, tmp_path: Path
 ) -> None:
-    cut = PruneConfig(keep=0.3, every=0.7, round_to=4, finetune_epochs=0)
+    cut = PruneConfig(keep=0.3, every=0.7, align=4, finetune_epochs=0)
     pruned, cuts = Prune(cut).apply(fresh(), replace(taught, folder=tmp_path / "prune"))
     before, widths = agreement(pruned, fresh(), task), [tuple(p.shape) for p in pruned.parameters()]
     step = Distill(DistillConfig(epochs=2, features={"features.7": "features.7"}))

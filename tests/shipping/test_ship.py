@@ -132,7 +132,7 @@ def test_a_student_that_is_not_there_is_named_before_any_work(project: Path) -> 
 
 def test_the_pruned_learns_from_the_unpruned(project: Path) -> None:
     """Where the recipe has the step after pruning, the teacher is the trained model, and not what pruning left."""
-    steps = "[{prune: {keep: 0.5, every: 0.5, finetune_epochs: 0, round_to: 1}}, {distill: {epochs: 3}}]"
+    steps = "[{prune: {keep: 0.5, every: 0.5, finetune_epochs: 0, align: 1}}, {distill: {epochs: 3}}]"
     result = ship(project / "tiny.yaml", out=project / "out", overrides=[f"steps={steps}"])
     assert list(result.judged) == ["original", "pruned", "pruned-distilled"]
     pruned, learned = result.judged["pruned-distilled"].built.records
