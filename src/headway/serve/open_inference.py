@@ -16,7 +16,6 @@ from typing import Any
 from headway.core.errors import RequestError
 from headway.core.tensors import Array, DataType, TensorSpec
 from headway.serve.binary_tensors import check_size, from_blob, raw_input, to_blob
-from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.fields import (
     RequestLimits,
     Slice,
@@ -33,6 +32,7 @@ from headway.serve.fields import (
 )
 from headway.serve.json_body import json_object
 from headway.serve.json_tensors import from_json, to_json
+from headway.serve.served_model import InferRequest, InferResponse, OutputRequest
 from headway.serve.shared_memory import OFF, Regions
 
 _SHORT = 2048  # bytes of a header that is worth remembering
