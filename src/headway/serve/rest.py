@@ -26,14 +26,13 @@ from headway.serve.errors import (
 from headway.serve.extensions import Extensions
 from headway.serve.fields import RequestLimits
 from headway.serve.json_body import LONG
-from headway.serve.open_inference import decode, encode
+from headway.serve.open_inference import decode, encode, is_long
 from headway.serve.presence import Connection, Presence
 from headway.serve.refusals import failure, outcome_of, refusal
 from headway.serve.routes import JSON, Answer, Call, Headers, Route, Routes, WrongMethodError, json_answer, telling
 
 _BINARY: Headers = [("content-type", "application/octet-stream")]
 _EVENTS: Headers = [("content-type", "text/event-stream; charset=utf-8")]
-_MANY = 1 << 16  # elements; writing more as JSON goes to a thread
 _GONE = 499  # as nginx counts a caller that left; nobody receives it
 
 
@@ -68,7 +67,7 @@ class Rest:
         self.routes = Routes()
         self.routes.add(*self._of_the_server(), *self._of_a_model())
         self.routes.add(*rest_repository.routes(extensions, self._limits))
-        self.routes.add(*rest_extensions.routes(extensions, self._limits))
+        self.routes.add(*rest_extensions.routes(extensions))
         self._openapi = json_answer(200, openapi.document(self.routes))
 
     async def __rsgi__(self, scope: Any, protocol: HttpProtocol) -> None:
@@ -148,18 +147,13 @@ class Rest:
     async def _infer(self, call: Call) -> Answer:
         model, headers, body = self._model(call), call.headers, call.body
         header = headers.get("inference-header-content-length")
-        # A header of six digits and more is long itself; short JSON with long tensors behind it is soon read.
-        if len(body) < LONG or (header is not None and len(header) < len(str(LONG))):
-            request = decode(body, header, model.inputs, self._limits, self._extensions.regions)
-        else:
-            request = await asyncio.to_thread(
-                decode, body, header, model.inputs, self._limits, self._extensions.regions
-            )
+        given = body, header, model.inputs, self._limits, self._extensions.regions
+        request = await asyncio.to_thread(decode, *given) if is_long(body, header) else decode(*given)
         response = await self._answered(call, model, request)
         placed = None
         if request.outputs is not None:
             placed = self._extensions.regions.place(request.outputs, response.outputs)
-        if sum([0 if binary else value.size for _, value, binary in response.outputs]) < _MANY:
+        if sum([0 if binary else value.size for _, value, binary in response.outputs]) < generate.MANY:
             content, length = encode(response, placed)
         else:
             content, length = await asyncio.to_thread(encode, response, placed)
@@ -181,7 +175,10 @@ class Rest:
         model, given = self._model(call), (call.body, self._model(call).inputs, self._limits)
         long = len(call.body) >= LONG
         request = await asyncio.to_thread(generate.read, *given) if long else generate.read(*given)
-        return 200, JSON, generate.write(await self._answered(call, model, request))
+        response = await self._answered(call, model, request)
+        if sum([value.size for _, value, _ in response.outputs]) < generate.MANY:
+            return 200, JSON, generate.write(response)
+        return 200, JSON, await asyncio.to_thread(generate.write, response)
 
     async def _generate_stream(self, call: Call) -> Answer:
         status, _, content = await self._generate(call)
