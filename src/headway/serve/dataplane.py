@@ -187,7 +187,7 @@ class ServedModel:
             self._inside -= 1
             if self._emptied is not None and not self._inside:
                 self._emptied.set()
-        long = any([classes and outputs[spec.name].size > _MANY for spec, _, classes in asked])
+        long = any(classes and outputs[spec.name].size > _MANY for spec, _, classes in asked)
         told = await asyncio.to_thread(self._told, asked, outputs) if long else self._told(asked, outputs)
         return InferResponse(self.name, self.version, request.id, told)
 

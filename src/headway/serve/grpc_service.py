@@ -192,7 +192,7 @@ class GrpcServer:
         left, timeout_s = context.time_remaining(), self._config.request_timeout_s
         given = request, self._limits, self._extensions.regions
         long = grpc_tensors.is_long(request)
-        asked = await asyncio.to_thread(grpc_tensors.decode, *given) if long else grpc_tensors.decode(*given)
+        asked = await self._extensions.aside.run(grpc_tensors.decode, *given) if long else grpc_tensors.decode(*given)
         for key, value in context.invocation_metadata() or ():
             if key == "authorization":
                 asked.tenant = tenant(value)

@@ -82,7 +82,7 @@ class _Measure:
         self._parts = self._packed = 0
 
     def take(self, content: bytes, at: int, end: int, kind: Any) -> None:
-        """Add what lies in `content[at:end]`, which is a message of this kind. Raises IndexError where it is cut off."""
+        """Add what lies in `content[at:end]`, a message of this kind. Raises IndexError where it is cut off."""
         while at < end:
             self._parts += 1
             if self._parts > _MOST_PARTS:

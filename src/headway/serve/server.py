@@ -236,7 +236,7 @@ class Server:
             for watch in watching:
                 watch.cancel()
             await self._shut_down(plane, repository, granian, serving, calls)
-            extensions.regions.close()
+            extensions.close()
 
     async def _shut_down(
         self,
