@@ -69,8 +69,8 @@ class Presence:
         self._timer: asyncio.TimerHandle | None = None
 
     def clients(self) -> set[str]:
-        """`address:port` of every client that waits for an answer."""
-        return {visit.scope.client for visit in self._visits}
+        """`address:port` of every client that waits for an answer; not of one that has not sent all of its request."""
+        return {visit.scope.client for visit in self._visits if visit.body_read}
 
     def begin(self, task: "asyncio.Task[None]", connection: Connection, scope: Any) -> Visit:
         """A request has come; to be followed by `end`."""
