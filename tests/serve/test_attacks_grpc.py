@@ -83,7 +83,7 @@ def test_other_calls_are_measured_as_well(server: Server) -> None:
             assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=12)), max_size=4), st.integers(0, 400))
 def test_measuring_refuses_no_message_that_can_be_parsed(cuts: list[tuple[int, bytes]], end: int) -> None:
     """Of those that are large, which this one is by a raw tensor at its end."""

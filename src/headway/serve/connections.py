@@ -55,7 +55,8 @@ class Doorkeeper:
         self, port: int, most: int, *, grace_s: float, stall_s: float, busy: Callable[[], Set[str]] = frozenset
     ) -> None:
         self._port, self._grace_s, self._stall_s, self._busy = port, grace_s, stall_s, busy
-        self._room = most - max(most // 16, 1)  # the rest is kept free
+        self._room = most - max(most // 16, 1)  # past this,
+        self._calm = most - max(most // 4, 1)  # so many are left: as many newcomers may stand before the next caller
 
     async def watch(self) -> None:
         """Keep room until cancelled."""
@@ -63,7 +64,8 @@ class Doorkeeper:
             await asyncio.sleep(_LOOK_S)
             many = sum(1 for _ in _OPEN_FILES.iterdir()) > self._room  # soon told; there are other open files as well
             if many or not look % _LOOKS:
-                closed = await asyncio.to_thread(self._make_room, self._busy())
+                busy = self._busy()  # a thousand connections take some 10 ms
+                closed = await asyncio.to_thread(self._make_room, busy) if many else self._make_room(busy)
                 if closed:
                     logger.warning("idle connections closed", extra={"fields": {"port": self._port, "closed": closed}})
 
@@ -73,7 +75,7 @@ class Doorkeeper:
         idle = [one for one in found if one.idle_s >= self._grace_s and one.client not in busy]
         stalled = [one for one in found if one.unsent and one.idle_s >= self._stall_s]
         closed = 0
-        for one in {*stalled, *idle[: max(len(found) - self._room, 0)]}:
+        for one in {*stalled, *idle[: len(found) - self._calm if len(found) > self._room else 0]}:
             with contextlib.suppress(OSError), _held(one.descriptor) as held:
                 if _client(held) == one.client:  # and not another file since
                     held.shutdown(socket.SHUT_RDWR)

@@ -48,8 +48,6 @@ def _check_structure(text: bytes, depth: int) -> None:
     plain = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote that is left begins or ends a text
     codes = np.frombuffer(plain, np.uint8)
     within = np.logical_xor.accumulate(codes == ord('"'))
-    if (codes[~within] == ord(":")).sum() > _MOST_KEYS:
-        raise RequestError(f"more than {_MOST_KEYS} keys")
     shapes = codes[~within] | 0x20  # which turns [ into { and ] into }
     opens = shapes[(shapes == ord("{")) | (shapes == ord("}"))] == ord("{")
     if opens.sum() > _MOST_LISTS:
@@ -58,6 +56,8 @@ def _check_structure(text: bytes, depth: int) -> None:
         )
     if opens.size and np.where(opens, 1, -1).cumsum().max() > depth:
         raise RequestError(f"the JSON is nested too deeply; at most {depth} levels are read")
+    if (codes[~within] == ord(":")).sum() > _MOST_KEYS:
+        raise RequestError(f"more than {_MOST_KEYS} keys")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
