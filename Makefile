@@ -19,12 +19,13 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/python scripts/demo.py
 
-# On every core; a file's tests stay on one.
+# On every core, a file's tests on one; then what measures, with nothing beside it.
 test: setup
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/pytest -m alone
 
 test-fast: setup
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not alone"
 
 lint: setup
 	$(BIN)/ruff check
@@ -38,6 +39,8 @@ types: setup
 bench: setup
 	$(BIN)/python -m benchmarks.ship
 	$(BIN)/python -m benchmarks.overlap
+	$(BIN)/python -m benchmarks.cache
+	$(BIN)/python -m benchmarks.swap
 
 # 25 minutes; beside other servers, each in an environment of its own, made on first use. Needs wrk and two cores.
 bench-serve: setup
@@ -53,6 +56,7 @@ soak: setup
 
 docs: setup
 	$(BIN)/python scripts/recipe_reference.py
+	$(BIN)/python scripts/serving_reference.py
 	$(BIN)/python scripts/observability_reference.py
 	$(BIN)/python scripts/grafana_dashboard.py
 

@@ -32,9 +32,9 @@ from headway.core.tensors import Array
 from headway.measure.latency import interleave, speedup
 from headway.observe.metrics import ModelMetrics
 from headway.serve.batcher import BatchLimits
-from headway.serve.dataplane import InferRequest, ServedModel
 from headway.serve.loading import Loaded, load_bundle
 from headway.serve.local import LocalModel
+from headway.serve.served_model import InferRequest, ServedModel
 from headway.shipping.pack import pack
 
 ROWS, REQUESTS = 4, 16  # pictures a request, requests a block

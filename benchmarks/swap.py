@@ -1,6 +1,6 @@
 """What a swap does to the callers: latency before and during loads under load, written into benchmarks/RESULTS.md.
 
-    python benchmarks/swap.py [--swaps 30] [--dry]
+    python -m benchmarks.swap [--swaps 30] [--dry]
 
 A server on one core serves a small convolutional net over binary REST; its callers are on another core. Two versions
 are swapped back and forth. Each swap has a quiet window before it, of the same length, so that pairs of windows see the
@@ -21,24 +21,20 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from benchmarks.results import RESULTS, machine, taken, write
 from onnx import TensorProto, helper, numpy_helper
 
 from headway.bundles.golden import Sample
 from headway.bundles.manifest import Variant
 from headway.bundles.seal import Draft, seal
-from headway.core.machine import here
 from headway.measure.order import median_interval
 from headway.registry.registry import Registry
 from headway.runtimes.onnx_runtime import OnnxRuntime
-
-sys.path.insert(0, str(Path(__file__).parent))
-from ship import ROOT, write
 
 SERVER_CORE, CALLERS_CORE = 0, 1
 WINDOW_S = 1.5
@@ -290,7 +286,6 @@ def main() -> None:
     asked.add_argument("--dry", action="store_true", help="print, and write nothing")
     asked.add_argument("--only", default="", help="rows whose title holds this")
     options = asked.parse_args()
-    machine = here()
     os.sched_setaffinity(0, {CALLERS_CORE})
     lines = []
     with tempfile.TemporaryDirectory() as folder:
@@ -312,8 +307,8 @@ def main() -> None:
         [
             "## Swapping a model under load",
             "",
-            f"Taken {datetime.now(UTC):%Y-%m-%d} with `python benchmarks/swap.py --swaps {options.swaps}`.",
-            f"Machine: {machine.summary()}.",
+            f"{taken()} with `python -m benchmarks.swap --swaps {options.swaps}`.",
+            f"{machine()}.",
             "The server and what it starts are held to one core, its callers to another. A net of four convolutions,",
             f"one row a request, binary REST: at most {most:,.0f} requests/s with {CONNECTIONS} callers. Latency in",
             "ms, from the moment a request was due; `during` is from the load call to 50 ms after its answer. The",
@@ -328,7 +323,7 @@ def main() -> None:
     print(text)
     if not options.dry:
         write("swap", text)
-        print(f"written to {ROOT / 'benchmarks' / 'RESULTS.md'}")
+        print(f"written to {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ def test_the_recipe_reference_is_up_to_date() -> None:
 @pytest.mark.parametrize(
     ("script", "call", "document"),
     [
+        ("serving_reference", "page", "serving.md"),
         ("observability_reference", "page", "observability.md"),
         ("grafana_dashboard", "dashboard", "grafana.json"),
     ],
 )
-def test_what_is_said_of_the_metrics_is_up_to_date(script: str, call: str, document: str) -> None:
+def test_what_is_said_of_settings_and_metrics_is_up_to_date(script: str, call: str, document: str) -> None:
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script} as s; print(s.{call}(), end='')"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert (ROOT / "docs" / document).read_text() == made, "run `make docs`"

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"sh", "python", "yaml"}
-PAGES = ("README.md", "docs/processing.md", "docs/observability.md")
+PAGES = ("README.md", "docs/serving.md", "docs/processing.md", "docs/observability.md")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -85,6 +85,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_runs(page: str, newcomer: Newcomer) -> None:

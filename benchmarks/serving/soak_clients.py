@@ -35,7 +35,7 @@ class Tally:
     """What one thread of callers saw.
 
     sent: valid requests, counted before their last byte goes out. Of these, right: answered, with what is theirs;
-    refused: answered with 503 because they were late; left: given up on purpose. half: broken off before they were
+    refused: answered with 504 because they were late; left: given up on purpose. half: broken off before they were
     whole. told: invalid, and refused with a reason. wrong: everything else.
     """
 
@@ -179,7 +179,7 @@ class Rough:
             self._tally.add("sent")
             connection.send(self._rest)
             status, told = self._answer(connection)
-        if status == 503 and parameters:
+        if status == 504 and parameters:
             self._tally.add("refused")
         elif status == 200 and told["outputs"][0]["data"] == expected(sent, told["model_version"]).ravel().tolist():
             self._tally.add("right")

@@ -8,6 +8,7 @@ from benchmarks.serving.soak import report, soak
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_request_is_answered_once_under_callers_that_crash_cancel_and_lie(tmp_path: Path, home: Path) -> None:
     found = soak(tmp_path, seconds=15, growth_mb=100)
     assert found.mistakes == [], report(found)

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +88,28 @@ def test_a_users_mistake_is_one_message_and_exit_2(home: Path, arguments: list[s
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_settings_come_from_a_file_and_what_is_typed_wins(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("http_port: 99999\nmax_body_bytes: 1000\nbatching: fixed\n")
+    arguments = [str(bundle.path), "--config", str(file), "--set", "http_port=0", "--batching", "adaptive", "--json"]
+    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout is not None
+        try:
+            url = json.loads(running.stdout.readline())["url"]
+            with urllib.request.urlopen(f"{url}/v2/models/echo/config", timeout=20) as answer:  # noqa: S310
+                assert json.load(answer)["parameters"]["batching"]["string_value"] == "adaptive"
+            with pytest.raises(urllib.error.HTTPError, match="413"):
+                urllib.request.urlopen(f"{url}/v2/models/echo/infer", b" " * 1001, timeout=20)  # noqa: S310
+        finally:
+            running.terminate()
+
+
+def test_a_mistake_in_the_file_is_named_with_its_line(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("http_port: 0\nmax_body_byte: 1000\n")
+    done = refused("x", "--config", str(file))
+    assert done.returncode == 2
+    assert f"{file}:2" in done.stderr.replace("\n", "")
+    assert "max_body_bytes" in done.stderr

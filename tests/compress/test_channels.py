@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from headway.compress.channels import Budget, Group, find_groups, remove
+from headway.compress.channels import Budget, Group, remove
+from headway.compress.graph import find_groups
 from headway.compress.slices import Place, replay
 from headway.core.errors import TaskError, WeightsError
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from headway.compress.batchnorm import recalibrate
-from headway.compress.channels import Group, find_groups
-from headway.compress.importance import l1, taylor
+from headway.compress.channels import Group
+from headway.compress.graph import find_groups
+from headway.compress.importance import l1, taylor, variance
 from headway.tasks import Arrays, Parts, Task
 
 
@@ -43,6 +44,22 @@ def test_l1_compares_layers_of_other_sizes(task: Task) -> None:
     for before, after in zip(plain, l1(model, found), strict=True):
         assert after.mean() == pytest.approx(1)
         np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_a_channel_that_does_not_vary_matters_least(task: Task) -> None:
+    model = make()
+    group = groups(model)["0"]
+    with torch.no_grad():
+        model[1].weight[3], model[1].bias[3] = 0, 7  # always 7 after the rectifier
+    (scores,) = variance(model, [group], task, seed=0)
+    assert scores.argmin() == 3
+    assert scores[3] == pytest.approx(0, abs=1e-9)
+    assert scores.mean() == pytest.approx(1)
+    assert not model[3]._forward_pre_hooks
+    few = task.parts.calibration.batch(np.arange(len(task.parts.calibration)))[0]["image"]
+    with torch.no_grad():
+        seen = model[:3](torch.from_numpy(few)).double().var((0, 2, 3), correction=0).numpy()
+    np.testing.assert_allclose(scores, seen / seen.mean(), rtol=1e-6)
 
 
 def test_taylor_foretells_the_change_of_the_loss(task: Task) -> None:

@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from headway.compress import rounds
 from headway.compress.prune import Prune, PruneConfig
 from headway.compress.quantize import Quantize, QuantizeConfig
-from headway.compress.rounds import aligned
 from headway.compress.step import ModuleStep, StepContext
 from headway.core.errors import TaskError
 from headway.core.progress import Bar
@@ -22,7 +22,7 @@ from headway.export.onnx import OnnxExport
 from headway.tasks import Task
 from headway.train.predict import score
 
-QUICK = PruneConfig(keep=0.6, every=0.2, round_to=4, finetune_epochs=2)
+QUICK = PruneConfig(keep=0.6, every=0.2, align=4, finetune_epochs=2)
 
 
 def widths(model: nn.Module) -> list[int]:
@@ -52,7 +52,7 @@ class _Nothing:
     def advance(self, amount: float = 1, note: str = "") -> None: ...
 
 
-@pytest.mark.parametrize("importance", ["l1", "taylor"])
+@pytest.mark.parametrize("importance", ["l1", "variance", "taylor"])
 def test_the_share_is_reached_and_the_accuracy_kept(
     trained: nn.Module, task: Task, context: StepContext, importance: str
 ) -> None:
@@ -130,19 +130,31 @@ def test_what_lies_in_the_folder_must_be_of_this_run_and_whole(
 def test_without_fine_tuning_statistics_alone_are_made_anew(
     trained: nn.Module, task: Task, context: StepContext
 ) -> None:
-    config = PruneConfig(keep=0.8, every=1, round_to=1, finetune_epochs=0)
+    config = PruneConfig(keep=0.8, every=1, align=1, finetune_epochs=0)
     model, record = Prune(config).apply(trained, context)
     assert record["rounds"] == [{"share": record["share"], "loss": None}]
     assert score(model, task, task.parts.test) > 0.7
 
 
-def test_the_machine_chooses_the_block_and_keep_may_make_it_smaller(trained: nn.Module, context: StepContext) -> None:
-    assert aligned(context.machine.model_copy(update={"instruction_sets": ("avx2", "avx512f")})) == 16
-    assert aligned(context.machine.model_copy(update={"instruction_sets": ("avx2",)})) == 8
-    config = PruneConfig(keep=0.1, every=1, finetune_epochs=0, importance="l1", least=0.05)
-    _, record = Prune(config).apply(trained, context)
-    assert record["share"] == pytest.approx(0.1, abs=0.02)
-    assert record["round_to"] < 16
+@pytest.mark.parametrize(("keep", "blocks"), [(0.6, {8, 32}), (0.1, {2, 8})])
+def test_the_machine_s_kernels_choose_the_block_and_keep_may_make_it_smaller(
+    trained: nn.Module, context: StepContext, monkeypatch: pytest.MonkeyPatch, keep: float, blocks: set[int]
+) -> None:
+    monkeypatch.setattr(rounds, "kernel_blocks", lambda *given: {"convolution": 8, "linear": 32})
+    config = PruneConfig(keep=keep, every=1, finetune_epochs=0, importance="l1", least=0.05)
+    model, record = Prune(config).apply(trained, context)
+    assert record["share"] == pytest.approx(keep, abs=0.03)
+    assert set(record["blocks"].values()) <= blocks
+    assert all(width % min(blocks) == 0 for width in widths(model))
+
+
+def test_layer_by_layer_every_layer_loses_about_the_same_share(trained: nn.Module, context: StepContext) -> None:
+    before = widths(trained)
+    config = PruneConfig(keep=0.5, every=0.25, align=1, scope="layer", finetune_epochs=0, importance="l1")
+    model, record = Prune(config).apply(trained, context)
+    assert record["share"] == pytest.approx(0.5, abs=0.01)
+    shares = [after / whole for after, whole in zip(widths(model), before, strict=True)]
+    assert max(shares) - min(shares) < 2 / min(before)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +162,10 @@ def test_the_machine_chooses_the_block_and_keep_may_make_it_smaller(trained: nn.
     [
         ({"keep": 1.0}, "less than 1"),
         ({"keep": 0}, "greater than 0"),
-        ({"round_to": 0}, "greater than or equal to 1"),
-        ({"importance": "magic"}, "'l1' or 'taylor'"),
+        ({"align": 0}, "greater than or equal to 1"),
+        ({"importance": "magic"}, "'l1', 'variance' or 'taylor'"),
         ({"every": 0}, "greater than 0"),
+        ({"scope": "model"}, "'global' or 'layer'"),
         ({"keeps": 0.5}, "did you mean 'keep'"),
     ],
 )
@@ -164,7 +177,7 @@ def test_wrong_settings(wrong: dict[str, object], message: str) -> None:
 def test_a_share_that_cannot_be_reached_is_refused_before_any_work(trained: nn.Module, context: StepContext) -> None:
     before = widths(trained)
     with pytest.raises(TaskError, match=r"keep: 0\.01 cannot be reached.*of the parameters remain"):
-        Prune(PruneConfig(keep=0.01, round_to=8)).apply(trained, context)
+        Prune(PruneConfig(keep=0.01, align=8)).apply(trained, context)
     assert widths(trained) == before
 
 

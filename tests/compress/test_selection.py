@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from headway.compress.channels import Budget, Group, find_groups
+from headway.compress.channels import Budget, Group
+from headway.compress.graph import find_groups
 from headway.compress.selection import select, smallest
 
 WIDTHS = (24, 32, 40)
@@ -37,9 +38,10 @@ def test_widths_are_multiples_the_target_is_met_and_the_least_important_go(
     budget, least = Budget(model, found), {group.name: 4 for group in found}
     whole = budget.total
     target = round(share * whole)
-    chosen = select(budget, found, scores, target, round_to=round_to, least=least)
+    blocks = {group.name: round_to for group in found}
+    chosen = select(budget, found, scores, target, blocks=blocks, least=least)
     largest = max(Budget(model, found).cost(group, round_to) for group in found)
-    floor = smallest(Budget(model, found), found, round_to=round_to, least=least)
+    floor = smallest(Budget(model, found), found, blocks=blocks, least=least)
     assert budget.total <= max(target + largest / 2, floor)
     assert budget.total >= target - largest
     for group, gone in chosen:
@@ -53,11 +55,10 @@ def test_widths_are_multiples_the_target_is_met_and_the_least_important_go(
 def test_importance_is_weighed_against_the_parameters_freed(model: nn.Module, found: list[Group]) -> None:
     scores = [np.ones(group.channels) for group in found]
     budget = Budget(model, found)
+    blocks = {group.name: 8 for group in found}
     costs = {group.name: budget.cost(group, 8) for group in found}
-    chosen = select(budget, found, scores, budget.total - 10, round_to=8, least={group.name: 8 for group in found})
+    chosen = select(budget, found, scores, budget.total - 10, blocks=blocks, least=blocks)
     assert not chosen or chosen[0][0].name in costs
     dearest = max(costs, key=lambda name: costs[name])
-    chosen = select(
-        Budget(model, found), found, scores, budget.total - costs[dearest], round_to=8, least=dict.fromkeys(costs, 8)
-    )
+    chosen = select(Budget(model, found), found, scores, budget.total - costs[dearest], blocks=blocks, least=blocks)
     assert [group.name for group, _ in chosen] == [dearest]

@@ -19,8 +19,9 @@ from headway.observe.metrics import Metrics
 from headway.serve.batcher import BatchLimits
 from headway.serve.cache_store import AnswerStore
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import DataPlane, InferRequest, ServedModel
+from headway.serve.dataplane import DataPlane
 from headway.serve.loading import load_bundle
+from headway.serve.served_model import InferRequest, ServedModel
 from headway.serve.server import Server
 
 Seal = Callable[..., Bundle]

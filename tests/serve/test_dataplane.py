@@ -1,125 +1,87 @@
-"""A served model's way of a request, without a wire: priorities, lengths, and what the model's config says of them."""
+"""The table of what is served, and what becomes of requests under way when it changes."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.numbered import SIZE, numbered
 
-from headway.bundles.bundle import Bundle
-from headway.core.errors import RequestError
-from headway.core.tensors import Array
-from headway.observe.metrics import ModelMetrics
-from headway.runtimes.runtime import Session
-from headway.serve import describe
-from headway.serve.config import ServeConfig
-from headway.serve.dataplane import InferRequest, ServedModel
+from headway.observe.metrics import Metrics
+from headway.serve.batcher import BatchLimits
+from headway.serve.dataplane import DataPlane, State
+from headway.serve.errors import NotFoundError, UnavailableError
 from headway.serve.loading import load_bundle
+from headway.serve.served_model import InferRequest, ServedModel
 
-Seal = Callable[..., Bundle]
-
-
-class Gated:
-    """A session whose runs wait at a gate, and which remembers what ran."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.inputs, self.outputs, self.thread_safe = session.inputs, session.outputs, session.thread_safe
-        self.gate, self.entered = threading.Event(), threading.Event()
-        self.runs: list[Array] = []
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self.runs.append(inputs["input"])
-        self.entered.set()
-        assert self.gate.wait(20)
-        return self._session.run(inputs)
-
-    def close(self) -> None:
-        self._session.close()
+LIMITS = BatchLimits(max_rows=4, window=0, queue_rows=16, parallel_runs=1)
+REQUEST = InferRequest({"input": np.ones((1, SIZE), np.float32)})
 
 
-def serve(bundle: Bundle, body: Callable[[ServedModel, Gated], Coroutine[Any, Any, None]], **settings: Any) -> None:
-    """Run `body` with the bundle's model, whose session is busy with a first request."""
-
-    async def main() -> None:
-        loaded = load_bundle(bundle, choose_seconds=0)
-        session = Gated(loaded.session)
-        limits = ServeConfig(**settings).batch_limits(bundle.manifest.contract, thread_safe=True)
-        model = ServedModel(replace(loaded, session=session), limits, ModelMetrics())
-        first = asyncio.create_task(ask(model, [[1.0, 2.0]]))
-        await asyncio.to_thread(session.entered.wait)
-        try:
-            await body(model, session)
-        finally:
-            session.gate.set()
-            await first
-            await model.close(5)
-
-    asyncio.run(main())
+def served(plane: DataPlane, folder: Path, number: int) -> ServedModel:
+    loaded = load_bundle(numbered(folder, number), choose_seconds=0)
+    return ServedModel(loaded, LIMITS, plane.metrics.model("numbered", str(number)))
 
 
-async def ask(model: ServedModel, rows: list[list[float]], priority: int = 0) -> list[list[float]]:
-    request = InferRequest({"input": np.array(rows, np.float32)}, priority=priority)
-    ((_, value, _),) = (await model.infer(request, 20)).outputs
-    return value.tolist()  # type: ignore[no-any-return]
-
-
-def said(model: ServedModel) -> str | None:
-    parameter = describe.config(model)["parameters"].get("padding")
-    return parameter and parameter["string_value"]
-
-
-def test_requests_of_different_lengths_share_a_run_where_the_bundle_says_how(sealed: Seal) -> None:
-    async def body(model: ServedModel, session: Gated) -> None:
-        assert said(model) == "on"
-        asked = [[[1.0] * length] for length in (4, 5, 5, 4)]
-        waiting = [asyncio.create_task(ask(model, rows)) for rows in asked]
-        await asyncio.sleep(0)
-        session.gate.set()
-        assert [await one for one in waiting] == [[[4.0]], [[5.0]], [[5.0]], [[4.0]]]
-        assert [run.shape for run in session.runs] == [(1, 2), (4, 5)]
-
-    serve(sealed("lengths", padding={"input": 0}), body)
-
-
-@pytest.mark.parametrize(
-    ("padding", "config"), [({}, None), ({"input": 1}, "off: the bundle's claim does not hold here")]
-)
-def test_lengths_stay_apart_where_it_does_not_or_lies(
-    sealed: Seal, padding: dict[str, float], config: str | None
+def test_a_request_under_way_stays_with_its_version_and_is_waited_for(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def body(model: ServedModel, session: Gated) -> None:
-        assert said(model) == config
-        waiting = [asyncio.create_task(ask(model, [[1.0] * length])) for length in (4, 5, 5, 4)]
+    """Also one that is not in the model's queue yet, because it is still being prepared."""
+
+    async def run() -> None:
+        plane = DataPlane(Metrics())
+        plane.replace("numbered", [served(plane, tmp_path, 1)])
+        old = plane.model("numbered")
+        prepared, real = asyncio.Event(), old._outputs
+
+        async def slowly(*given: Any) -> Any:
+            await prepared.wait()
+            return await real(*given)
+
+        monkeypatch.setattr(old, "_outputs", slowly)
+        answer = asyncio.create_task(old.infer(REQUEST, 10))
         await asyncio.sleep(0)
-        session.gate.set()
-        assert [await one for one in waiting] == [[[4.0]], [[5.0]], [[5.0]], [[4.0]]]
-        assert sorted(run.shape for run in session.runs) == [(1, 2), (2, 4), (2, 5)]
+        assert plane.replace("numbered", [served(plane, tmp_path, 2)]) == [old]
+        closing = asyncio.create_task(old.close(30))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        assert (await plane.model("numbered").infer(REQUEST, 10)).outputs[0][1] == [[2]]
+        prepared.set()
+        assert (await answer).outputs[0][1] == [[1]]
+        await closing
+        with pytest.raises(UnavailableError):
+            await old.infer(REQUEST, 10)
+        await plane.close()
 
-    serve(sealed("lengths", padding=padding), body)
-
-
-def test_a_request_says_who_goes_first(sealed: Seal) -> None:
-    async def body(model: ServedModel, session: Gated) -> None:
-        waiting = [asyncio.create_task(ask(model, [[float(level)] * 4], level)) for level in (0, 9, 1)]
-        await asyncio.sleep(0)
-        with pytest.raises(RequestError, match="priority: must be from 1"):
-            await ask(model, [[1.0]], 11)
-        session.gate.set()
-        await asyncio.gather(*waiting)
-        assert [run[0, 0] for run in session.runs[1:]] == [1, 9, 0], "the default is below 9 here"
-
-    serve(sealed("lengths"), body, max_batch_rows=1, default_priority=10)
+    asyncio.run(run())
 
 
-def test_settings_become_limits(sealed: Seal) -> None:
-    contract = sealed("linear").manifest.contract.model_copy(update={"p99_ms": 20.0})
-    limits = ServeConfig().batch_limits(contract, thread_safe=False)
-    assert (limits.adaptive, limits.latency_target, limits.parallel_runs) == (True, 0.020, 1)
-    config = ServeConfig(batching="fixed", latency_target_ms=5, parallel_runs=2, max_padding=0.5, default_priority=2)
-    limits = config.batch_limits(contract, thread_safe=True)
-    assert (limits.adaptive, limits.latency_target, limits.parallel_runs) == (False, 0.005, 2)
-    assert (limits.max_padding, limits.default_priority) == (0.5, 2)
+def test_the_table(tmp_path: Path, home: Path) -> None:
+    async def run() -> None:
+        plane = DataPlane(Metrics())
+        assert not plane.ready
+        with pytest.raises(NotFoundError, match="no model is called 'numbered'"):
+            plane.model("numbered")
+        plane.states["numbered"] = {"": State("LOADING")}
+        with pytest.raises(UnavailableError, match="is being loaded"):
+            plane.model("numbered")
+        one, ten, two = (served(plane, tmp_path, number) for number in (1, 10, 2))
+        assert plane.replace("numbered", [one, ten, two]) == []
+        assert list(plane.versions("numbered")) == ["1", "2", "10"]
+        assert plane.model("numbered") is ten
+        assert plane.model("numbered", "2") is two
+        assert plane.ready
+        assert set(plane.replace("numbered", [two])) == {one, ten}
+        assert plane.model("numbered") is two
+        assert not one.metrics.ready
+        assert two.metrics.ready
+        await asyncio.gather(one.close(1), ten.close(1))
+        assert plane.replace("numbered", []) == [two]
+        plane.states["numbered"] = {"2": State("UNAVAILABLE", "unloaded")}
+        with pytest.raises(NotFoundError, match="is not loaded: unloaded"):
+            plane.model("numbered")
+        assert plane.names == []
+        await two.close(1)
+
+    asyncio.run(run())

@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 
 from headway.core.errors import HeadwayError, RequestError
 from headway.core.tensors import DATATYPES, TensorSpec
-from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.errors import TooLargeError, UnsupportedError
 from headway.serve.fields import RequestLimits
 from headway.serve.open_inference import decode, encode
+from headway.serve.served_model import InferRequest, InferResponse, OutputRequest
 
 NUMERIC = [row for row in DATATYPES if row.numpy and row.name != "BYTES"]
 

@@ -25,8 +25,8 @@ from headway.core.errors import ConfigError
 from headway.registry.registry import Registry
 from headway.serve import proving
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import ServedModel
 from headway.serve.errors import LoadError, NotFoundError, UnavailableError
+from headway.serve.served_model import ServedModel
 from headway.serve.server import Server
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104

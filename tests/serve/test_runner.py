@@ -101,6 +101,14 @@ def serve(
         loop.run(main())
 
 
+def known(*, fixed: float) -> Durations:
+    """Runs take so many seconds, and hardly more for more rows."""
+    durations = Durations()
+    for rows in (1, 32):
+        durations.learn(rows, fixed + rows * 1e-7)
+    return durations
+
+
 async def held_run(runner: Runner, session: Doubler) -> "asyncio.Task[dict[str, Array]]":
     """A request whose run has begun and waits at the gate."""
     first = asyncio.create_task(runner.infer(checked(1000), 20))
@@ -271,10 +279,11 @@ VALUES = st.sampled_from([1.0, 2.0, 3.0, POISON, WRONG_ROWS, REFUSED])
     st.integers(1, 8),
     st.integers(1, 2),
     st.booleans(),
+    st.sampled_from([0.0, 1.0]),
     st.integers(0, 2**16),
 )
 def test_exactly_one_answer_each_under_cancel_failure_and_load(
-    requests: list[tuple[list[float], bool, int]], max_rows: int, runs: int, adaptive: bool, seed: int
+    requests: list[tuple[list[float], bool, int]], max_rows: int, runs: int, adaptive: bool, brief: float, seed: int
 ) -> None:
     chance = random.Random(seed)
     answers: Counter[int] = Counter()
@@ -303,7 +312,35 @@ def test_exactly_one_answer_each_under_cancel_failure_and_load(
             assert answers[number] == (0 if task.cancelled() else 1)
         assert runner.queued_rows == 0
 
-    serve(Doubler(), body, max_rows=max_rows, parallel_runs=runs, window=0.0005, adaptive=adaptive)
+    limits = {"max_rows": max_rows, "parallel_runs": runs, "window": 0.0005, "adaptive": adaptive, "brief": brief}
+    serve(Doubler(), body, known(fixed=0.0001), **limits)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "together", "shape", "in_the_loop"),
+    [(0.0001, 1, (-1, 1), True), (0.01, 1, (-1, 1), False), (0.0001, 2, (-1, 1), False), (0.0001, 1, (-1, -1), False)],
+    ids=["brief", "long", "shared", "of unknown length"],
+)
+def test_a_lone_brief_run_stays_in_the_loop(
+    fixed: float, together: int, shape: tuple[int, int], in_the_loop: bool
+) -> None:
+    threads = []
+
+    class Noting(Doubler):
+        inputs = (TensorSpec(name="x", datatype="FP32", shape=shape),)
+
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            threads.append(threading.current_thread())
+            return super().run(inputs)
+
+    async def body(runner: Runner, seen: Seen) -> None:
+        await asyncio.gather(*(runner.infer(checked(n + 1), 20) for n in range(together)))
+        assert [thread is threading.current_thread() for thread in threads] == [in_the_loop]
+        with pytest.raises(InferenceError):  # and where it fails, it fails alone
+            await runner.infer(checked(POISON), 20)
+        assert (await runner.infer(checked(7), 20))["y"] == [[14]]
+
+    serve(Noting(), body, known(fixed=fixed), brief=0.001)
 
 
 def test_the_highest_priority_is_answered_first() -> None:

@@ -24,9 +24,9 @@ from headway.observe.metrics import ModelMetrics
 from headway.processing.pipeline import Pipeline
 from headway.serve.batcher import BatchLimits
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import InferRequest, OutputRequest, ServedModel
 from headway.serve.errors import DeadlineError, FullError, InferenceError, TooLargeError, UnavailableError
 from headway.serve.loading import Loaded, load_bundle
+from headway.serve.served_model import InferRequest, OutputRequest, ServedModel
 from headway.serve.server import Server
 from headway.serve.stages import Stages
 

@@ -17,6 +17,7 @@ steps:
   - prune: {keep: 0.6}
   - quantize
 """
+STEPS = "name: x\ntask: {use: a:b}\nsteps:\n"
 
 
 def load(folder: Path, text: str, *overrides: str) -> Recipe:
@@ -38,6 +39,19 @@ def test_a_step_that_needs_another_comes_only_with_it(tmp_path: Path) -> None:
     recipe = load(tmp_path, GOOD.replace("  - quantize", "  - qat\n  - quantize"))
     ids = [plan.id for plan in plans(recipe.steps)]
     assert ids == ["original", "pruned", "quantized", "pruned-quantized", "qat-quantized", "pruned-qat-quantized"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "ids"),
+    [
+        ("  - prune\n  - distill", ["original", "pruned", "pruned-distilled"]),
+        ("  - distill: {narrow: 0.5}\n  - quantize", ["original", "distilled", "quantized", "distilled-quantized"]),
+        ("  - distill: {student: 'a.py:b'}\n  - prune", ["original", "distilled", "pruned", "distilled-pruned"]),
+    ],
+)
+def test_a_model_without_a_teacher_is_no_variant(tmp_path: Path, steps: str, ids: list[str]) -> None:
+    recipe = load(tmp_path, f"name: x\ntask: {{use: a:b}}\nsteps:\n{steps}\n")
+    assert [plan.id for plan in plans(recipe.steps)] == ids
 
 
 @pytest.mark.parametrize(
@@ -63,6 +77,13 @@ def test_a_step_that_needs_another_comes_only_with_it(tmp_path: Path) -> None:
         ("name: x\ntask: {use: a:b}\nmodel: {onnx: recipe.yaml}\nsteps: [prune]\n", 4, "needs a torch module"),
         ("name: x\ntask: {use: a:b}\nsteps: [qat]\n", 3, "Add quantize after qat"),
         ("name: x\ntask: {use: a:b}\nsteps:\n  - qat\n  - quantize: {mode: dynamic}\n", 4, "needs mode: static"),
+        (STEPS + "  - distill\n", 4, "Put prune before distill"),
+        (STEPS + "  - distill\n  - prune\n", 4, "the original would learn from itself"),
+        (STEPS + "  - prune\n  - distill: {student: 'a.py:b'}\n", 5, "what was pruned is lost"),
+        (STEPS + "  - qat\n  - prune\n  - quantize\n", 5, "Put prune before qat"),
+        (STEPS + "  - qat\n  - distill: {narrow: 0.5}\n  - quantize\n", 5, "would undo what qat trained"),
+        (STEPS + "  - quantize\n  - distill: {narrow: 0.5}\n", 5, "Put distill before quantize"),
+        (STEPS + "  - prune: {distill: {temprature: 2}}\n", 4, "did you mean 'temperature'"),
         (GOOD + "  - quantize: {mixed: {minuts: 1}}\n", 6, "did you mean 'minutes'"),
         ("name: x\ntask: {use: a:b}\nsteps:\n  - {prune: {}, quantize: {}}\n", 4, "one name with its settings"),
     ],

@@ -89,6 +89,64 @@ def test_training_for_8_bits_is_a_variant_of_its_own(project: Path) -> None:
     assert files["qat-quantized"] != files["quantized"]
 
 
+STUDENT = """
+import torch
+
+def small() -> torch.nn.Module:
+    nn = torch.nn
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10))
+"""
+
+
+def test_a_student_ships_and_the_ledger_says_what_each_step_did(project: Path) -> None:
+    (project / "students.py").write_text(STUDENT)
+    steps = "[{distill: {student: 'students.py:small', epochs: 6}}, {quantize: {calibration: minmax, keep_fp32: []}}]"
+    result = ship(project / "tiny.yaml", out=project / "out", overrides=[f"steps={steps}"])
+    assert list(result.judged) == ["original", "distilled", "quantized", "distilled-quantized"]
+    learned, quantized = result.judged["distilled-quantized"].built.records
+    assert learned == result.judged["distilled"].built.records[0]
+    assert learned.record["parameters"]["student"] < 0.1 * learned.record["parameters"]["teacher"]
+    for record in (learned, quantized):
+        assert record.accuracy is not None
+        assert all(0.5 < score <= 1 for score in record.accuracy)
+        assert record.seconds is not None
+        assert record.seconds > 0
+        assert (project.parent / "home" / "cache" / "ship" / record.checkpoint / "record.json").is_file()
+    assert learned.accuracy is not None
+    assert learned.accuracy[1] == pytest.approx(quantized.accuracy and quantized.accuracy[0], abs=0.02)
+    report = result.report.read_text()
+    assert report.count(learned.checkpoint) == 1
+    assert "<td>distill, quantize</td>" in report
+
+    (project / "students.py").write_text(STUDENT.replace("nn.ReLU", "nn.Tanh"))
+    again = ship(project / "tiny.yaml", out=project / "out", overrides=[f"steps={steps}"])
+    assert again.judged["distilled"].built.records[0].checkpoint != learned.checkpoint, "the student's source counts"
+
+
+def test_a_student_that_is_not_there_is_named_before_any_work(project: Path) -> None:
+    steps = "[{distill: {student: 'tiny.py:digit'}}]"
+    with pytest.raises(TaskError, match="did you mean 'digits'"):
+        ship(project / "tiny.yaml", out=project / "out", overrides=[f"steps={steps}"])
+    assert not (project.parent / "home" / "cache" / "ship" / "train").exists()
+
+
+def test_the_pruned_learns_from_the_unpruned(project: Path) -> None:
+    """Where the recipe has the step after pruning, the teacher is the trained model, and not what pruning left."""
+    steps = "[{prune: {keep: 0.5, every: 0.5, finetune_epochs: 0, align: 1}}, {distill: {epochs: 3}}]"
+    result = ship(project / "tiny.yaml", out=project / "out", overrides=[f"steps={steps}"])
+    assert list(result.judged) == ["original", "pruned", "pruned-distilled"]
+    pruned, learned = result.judged["pruned-distilled"].built.records
+    parameters = learned.record["parameters"]
+    assert parameters == {
+        "teacher": pruned.record["parameters"]["before"],
+        "student": pruned.record["parameters"]["after"],
+    }
+    assert pruned.accuracy is not None
+    assert learned.accuracy is not None
+    assert learned.accuracy[0] == pruned.accuracy[1]
+    assert learned.accuracy[1] > learned.accuracy[0]
+
+
 def test_a_second_run_takes_everything_from_the_first(project: Path) -> None:
     first = ship(project / "tiny.yaml", out=project / "out")
     digest = headway.Bundle.open(project / "out").digest

@@ -129,11 +129,21 @@ class Variant(Record):
 
 
 class StepRecord(Record):
-    """One step that was taken: what it was asked, and what replays it."""
+    """One step that was taken: what it was asked, what replays it, and what it did.
+
+    Attributes:
+        accuracy: the metric on selection data, before and after; None where it was not measured.
+        seconds: that the step took, interrupted runs included.
+        checkpoint: the step's result, from which a later run goes on: a folder of `HEADWAY_HOME/cache/ship`, where it
+            was made.
+    """
 
     step: str
     config: dict[str, Any]
     record: dict[str, Any]
+    accuracy: tuple[float, float] | None = None
+    seconds: float | None = None
+    checkpoint: str = ""
 
 
 class Lineage(Record):

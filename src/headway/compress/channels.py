@@ -1,24 +1,20 @@
-"""Groups of channels that can only go together, and which of them go.
+"""Groups of channels that can only go together: cutting them out, and counting what goes with them.
 
 A channel is not one layer's alone: what a convolution no longer puts out, its norm, the layers that read it and those
-whose outputs are added to it must drop as well. torch-pruning's dependency graph finds these groups (Fang et al. 2023,
-"DepGraph: Towards Any Structural Pruning").
+whose outputs are added to it must drop as well. `graph.py` finds these groups.
 """
 
-import copy
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from headway.compress.slices import Axis, Place, Side, axes, cut, groups, is_depthwise, width
-from headway.core.errors import TaskError
-from headway.export.quiet import quiet
+from headway.compress.slices import Axis, Place, axes, cut, is_convolution, width
 
 Indices = NDArray[np.int64]
 Forward = Callable[[nn.Module], tuple[torch.Tensor, ...]]
@@ -40,6 +36,21 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Count:
+    """A number that a module keeps of its heads or of their channels: an attribute, lowered with each that goes.
+
+    Attributes:
+        module: its name.
+        attribute: its attribute.
+        each: what a head less takes from it.
+    """
+
+    module: str
+    attribute: str
+    each: int
+
+
+@dataclass(frozen=True)
 class Group:
     """Channels that go together.
 
@@ -48,117 +59,26 @@ class Group:
         channels: how many.
         fold: the channels fall into so many equal parts that must lose the same channels.
         members: every side they go through.
+        heads: whether each is a whole head of an attention.
+        counts: what is kept of their number.
     """
 
     name: str
     channels: int
     fold: int
     members: tuple[Member, ...]
+    heads: bool = False
+    counts: tuple[Count, ...] = ()
 
 
-def find_groups(model: nn.Module, forward: Forward) -> list[Group]:
-    """Every group of channels whose loss leaves the model's outputs in the shape they have.
-
-    A group is tried before it is offered: one channel is cut from a copy, which must still run. So layers that feed the
-    outputs, and those whose widths are written into the model's code, are left alone.
-
-    Args:
-        model: in evaluation mode.
-        forward: runs a module on an example and returns its outputs.
-
-    Raises:
-        TaskError: the model cannot be traced, or none of its layers can be pruned.
-    """
-    with torch.no_grad():
-        shapes = [output.shape for output in forward(model)]
-    found = [group for group in _traced(model, forward) if _holds(model, group, forward, shapes)]
-    if not found:
-        raise TaskError(
-            "no layer of the model can be pruned",
-            remedy="Only channels of convolutions and linear layers that other layers read can go. Leave the step out.",
-        )
-    return found
-
-
-def _traced(model: nn.Module, forward: Forward) -> Iterator[Group]:
-    from torch_pruning import DependencyGraph
-
-    names = {id(module): name for name, module in model.named_modules()}
-    tied = _tied(model)
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)  # the graph is read off autograd's
-        with quiet(), torch.enable_grad():
-            graph = DependencyGraph().build_dependency(
-                model, None, forward_fn=lambda module, _: forward(module), verbose=False
-            )
-            traced = list(graph.get_all_groups())
-    except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise TaskError(
-            f"the model cannot be traced for pruning: {type(error).__name__}: {error}",
-            remedy="Leave the prune step out, or make forward return tensors that need gradients.",
-        ) from error
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    for items in traced:
-        group = _group(items, graph, names)
-        if group is not None and not tied & {member.place.name for member in group.members}:
-            yield group
-
-
-def _group(items: object, graph: object, names: Mapping[int, str]) -> Group | None:
-    """Our form of torch-pruning's group; None where it goes through a layer that cannot be cut."""
-    members, fold = [], 1
-    for item in items:  # type: ignore[attr-defined]
-        node = item.dep.target
-        positions, roots = np.asarray(item.idxs), np.asarray(item.root_idxs)
-        if isinstance(node.module, nn.Parameter):
-            return None
-        if id(node.module) not in names:
-            continue  # an operation without weights
-        side = _side(node.module, item.dep.handler, graph)
-        if axes(node.module, side) is None:
-            return None
-        fold = math.lcm(fold, groups(node.module))
-        members.append(Member(Place(names[id(node.module)], side), positions, roots))
-    root = items[0]  # type: ignore[index]
-    channels = len(root.idxs)
-    return Group(names[id(root.dep.target.module)], channels, fold, tuple(members)) if channels % fold == 0 else None
-
-
-def _side(module: nn.Module, handler: object, graph: object) -> Side:
-    if not isinstance(module, nn.Linear) and (is_depthwise(module) or not hasattr(module, "transposed")):
-        return "both"
-    return "out" if graph.is_out_channel_pruning_fn(handler) else "in"  # type: ignore[attr-defined]
-
-
-def _tied(model: nn.Module) -> set[str]:
-    """Layers that share a parameter with another one: a cut would untie them."""
-    owners = [
-        (name, id(parameter))
-        for name, module in model.named_modules()
-        for parameter in module.parameters(recurse=False)
-    ]
-    times = Counter(identity for _, identity in owners)
-    return {name for name, identity in owners if times[identity] > 1}
-
-
-def _holds(model: nn.Module, group: Group, forward: Forward, shapes: list[torch.Size]) -> bool:
-    if group.channels == group.fold:
-        return False
-    trial = copy.deepcopy(model)
-    try:
-        remove(trial, group, np.arange(0, group.channels, group.channels // group.fold))
-        with torch.no_grad():
-            return [output.shape for output in forward(trial)] == shapes
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, TaskError):
-        return False
+def kind(model: nn.Module, group: Group) -> Literal["convolution", "linear"]:
+    """Which kernels a group's width matters to."""
+    modules = [model.get_submodule(member.place.name) for member in group.members]
+    return "convolution" if any(is_convolution(module) for module in modules) else "linear"
 
 
 def remove(model: nn.Module, group: Group, channels: Indices) -> dict[Place, list[int]]:
-    """Cut `channels` of a group out of the model, in place.
+    """Cut `channels` of a group, or heads, out of the model, in place.
 
     Returns:
         What each side kept, numbered as before the cut.
@@ -168,6 +88,9 @@ def remove(model: nn.Module, group: Group, channels: Indices) -> dict[Place, lis
         gone = set(member.positions[np.isin(member.roots, channels)].tolist())
         kept[member.place] = [channel for channel in range(_width(model, member.place)) if channel not in gone]
         cut(model, member.place, kept[member.place])
+    for count in group.counts:
+        module = model.get_submodule(count.module)
+        setattr(module, count.attribute, getattr(module, count.attribute) - count.each * len(channels))
     return kept
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from headway.compress.step import JsonRecord, StepContext
+from headway.compress.step import JsonRecord, Order, StepContext
+from headway.compress.teaching import TeachingConfig
 from headway.core.config import Config
 
 if TYPE_CHECKING:
@@ -16,12 +17,25 @@ class PruneConfig(Config):
     """Structured pruning, in rounds with fine-tuning between."""
 
     keep: float = Field(0.6, gt=0, lt=1, description="Share of the model's PARAMETERS that is left, not of channels.")
-    importance: Literal["l1", "taylor"] = Field(
-        "taylor",
-        description="What a channel matters: its weights' magnitude, or how much the loss would change without it.",
+    budget: Literal["parameters", "latency"] = Field(
+        "parameters",
+        description="What `keep` and `every` are shares of, and what importance is weighed against. `latency`: the "
+        "time of one row in ONNX Runtime on this machine; each round exports the model once for each group of layers.",
     )
-    round_to: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Widths become multiples of this; `auto` takes the block of the machine's kernels."
+    importance: Literal["l1", "variance", "taylor"] = Field(
+        "taylor",
+        description="What a channel matters: its weights' magnitude, how much its activation varies over calibration "
+        "data, or how much the loss would change without it.",
+    )
+    scope: Literal["global", "layer"] = Field(
+        "global",
+        description="`global`: channels of all layers compare, by importance for each parameter freed. `layer`: every "
+        "layer loses about the same share of its channels.",
+    )
+    align: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Widths become multiples of this; `auto` measures which multiples ONNX Runtime's kernels like on "
+        "this machine; 1 takes any width. Attention heads go whole, whatever this is.",
     )
     every: float = Field(
         0.05, gt=0, le=1, description="Share of the parameters that goes in each round; fine-tuning follows each."
@@ -32,9 +46,12 @@ class PruneConfig(Config):
     finetune_lr: float = Field(
         0.3,
         gt=0,
-        description="Highest learning rate of fine-tuning, as a factor of `train.lr`; each round warms up anew.",
+        description="Highest learning rate of fine-tuning, as a factor of `train.lr`; each round rewinds to it.",
     )
     least: float = Field(0.1, gt=0, le=1, description="Share of a layer's channels that always stays.")
+    distill: TeachingConfig | None = Field(
+        None, description="Fine-tuning learns from the original too; null: it does not."
+    )
 
 
 class Prune:
@@ -49,6 +66,11 @@ class Prune:
 
     def __init__(self, config: PruneConfig | None = None) -> None:
         self.config = config or PruneConfig()
+
+    @staticmethod
+    def order(config: PruneConfig) -> Order:
+        """Not after training for 8 bits."""
+        return Order(not_after={"qat": "its fine-tuning is in 32 bits, and would undo what qat trained for 8"})
 
     def apply(self, model: "torch.nn.Module", context: StepContext) -> "tuple[torch.nn.Module, JsonRecord]":
         """Prune and fine-tune `model` in place. A finished round is kept in `context.folder`, and resumed from.
@@ -73,4 +95,4 @@ class Prune:
         """
         from headway.compress.slices import replay
 
-        return replay(model, record["layers"])
+        return replay(model, record["layers"], record["counts"])

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from headway.compress.quantize import QuantizeConfig
-from headway.compress.step import JsonRecord, StepContext
+from headway.compress.step import JsonRecord, Order, StepContext
 from headway.core.config import Config
 from headway.core.tensors import Array
 
@@ -38,14 +38,18 @@ class Qat:
 
     stage: ClassVar[Literal["module"]] = "module"
     Config: ClassVar[type[Config]] = QatConfig
-    needs: ClassVar[str] = "quantize"
 
     def __init__(self, config: QatConfig | None = None) -> None:
         self.config = config or QatConfig()
 
     @staticmethod
+    def order(config: QatConfig) -> Order:
+        """Before `quantize`."""
+        return Order(before={"quantize": "it makes a model ready for 8 bits"})
+
+    @staticmethod
     def refuses(following: object) -> str:
-        """Why `following`, the configuration of the step that this one needs, does not fit; "" where it does."""
+        """Why `following`, the configuration of the step that must follow, does not fit; "" where it does."""
         if isinstance(following, QuantizeConfig):
             if following.mode != "static":
                 return f"mode: {following.mode} takes no ranges that could be trained for; it needs mode: static"

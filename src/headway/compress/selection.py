@@ -3,11 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 
-from headway.compress.channels import Budget, Group, Indices
+from headway.compress.channels import Group, Indices
 from headway.compress.importance import Scores
+
+Scope = Literal["global", "layer"]
+
+
+class Budget(Protocol):
+    """What a model costs: parameters, or time. All are whole numbers."""
+
+    @property
+    def total(self) -> int:
+        """Of the whole model."""
+
+    def cost(self, group: Group, channels: int) -> int:
+        """What goes with so many of the group's channels."""
+
+    def spend(self, group: Group, channels: int) -> int:
+        """Take so many channels off the group; returns what went."""
 
 
 @dataclass
@@ -34,6 +51,11 @@ class _Queue:
         """Importance of the next columns."""
         return float(self.scores[self.gone : self.gone + columns].sum())
 
+    def left(self, whole: Mapping[str, int] | None) -> float:
+        """Share of the group's channels that is left."""
+        channels = (len(self.order) - self.gone) * self.group.fold
+        return channels / (whole or {}).get(self.group.name, self.group.channels)
+
     def channels(self) -> Indices:
         """The channels that go."""
         columns = len(self.order)
@@ -46,29 +68,39 @@ def select(
     scores: Sequence[Scores],
     target: int,
     *,
-    round_to: int,
+    blocks: Mapping[str, int],
     least: Mapping[str, int],
+    scope: Scope = "global",
+    whole: Mapping[str, int] | None = None,
 ) -> list[tuple[Group, Indices]]:
-    """The channels to take from each group so that about `target` parameters are left.
+    """The channels to take from each group so that about `target` of the budget is left.
 
-    Blocks of channels go one after the other, always the one of least importance for each parameter freed. The last
-    one is the block that lands nearest to the target.
+    Blocks of channels go one after the other: with the scope `global`, always the one of least importance for each
+    unit of the budget freed; with `layer`, always one of the group that has lost the least share of its channels, so
+    that all end at about the same share. The last one is the block that lands nearest to the target.
 
     Args:
         budget: counts; it is spent.
         found: the groups.
         scores: of each group's channels, [channels].
-        target: parameters to be left.
-        round_to: widths become multiples of it, as far as channels go at all.
+        target: what is to be left of the budget.
+        blocks: widths become multiples of these, by the group's name, as far as channels go at all.
         least: channels that stay in each group, by its name.
+        whole: by its name, channels that each group had before any round; for the scope `layer`.
     """
-    queues = [_queue(group, values, round_to, least[group.name]) for group, values in zip(found, scores, strict=True)]
+    queues = [
+        _queue(group, values, blocks[group.name], least[group.name])
+        for group, values in zip(found, scores, strict=True)
+    ]
     while budget.total > target:
         offers = []
         for queue in queues:
             if columns := queue.next():
                 freed = budget.cost(queue.group, columns * queue.group.fold)
-                offers.append((queue.loss(columns) / max(1, freed), freed, columns, queue))
+                if freed <= 0:
+                    continue  # as far as time can be told
+                rank = -queue.left(whole) if scope == "layer" else queue.loss(columns) / max(1, freed)
+                offers.append((rank, freed, columns, queue))
         if not offers:
             break
         _, freed, columns, queue = min(offers, key=lambda offer: offer[0])
@@ -81,16 +113,16 @@ def select(
     return [(queue.group, queue.channels()) for queue in queues if queue.gone]
 
 
-def smallest(budget: Budget, found: Sequence[Group], *, round_to: int, least: Mapping[str, int]) -> int:
-    """Parameters left when everything goes that may."""
+def smallest(budget: Budget, found: Sequence[Group], *, blocks: Mapping[str, int], least: Mapping[str, int]) -> int:
+    """What is left of the budget when everything goes that may."""
     even = [np.zeros(group.channels) for group in found]
-    select(budget, found, even, 0, round_to=round_to, least=least)
+    select(budget, found, even, 0, blocks=blocks, least=least)
     return budget.total
 
 
-def _queue(group: Group, scores: Scores, round_to: int, least: int) -> _Queue:
+def _queue(group: Group, scores: Scores, width: int, least: int) -> _Queue:
     columns = group.channels // group.fold
     values = scores.reshape(group.fold, columns).mean(axis=0)
     order = np.argsort(values, kind="stable")
-    block = math.lcm(round_to, group.fold) // group.fold
+    block = math.lcm(width, group.fold) // group.fold
     return _Queue(group, order, values[order], block, math.ceil(least / group.fold))

@@ -71,6 +71,11 @@ def axes(module: nn.Module, side: Side) -> tuple[Axis, ...] | None:
     return None
 
 
+def is_convolution(module: nn.Module) -> bool:
+    """Of any number of dimensions, transposed or not."""
+    return isinstance(module, _CONVOLUTIONS)
+
+
 def is_depthwise(module: nn.Module) -> bool:
     """Whether each output channel is made of its own input channel alone."""
     return isinstance(module, _CONVOLUTIONS) and module.groups == module.in_channels == module.out_channels > 1
@@ -115,12 +120,12 @@ def cut(model: nn.Module, place: Place, kept: Sequence[int]) -> None:
     try:
         module = model.get_submodule(place.name)
     except AttributeError as error:
-        raise _misfit("the model has no such layer", place) from error
+        raise _misfit("the model has no such layer", place.name) from error
     found = axes(module, place.side)
     if found is None:
-        raise _misfit(f"a {type(module).__name__} has no such channels", place)
+        raise _misfit(f"a {type(module).__name__} has no such channels", place.name)
     if kept and kept[-1] >= width(module, place.side):
-        raise _misfit(f"channel {kept[-1]} is to be kept of {width(module, place.side)}", place)
+        raise _misfit(f"channel {kept[-1]} is to be kept of {width(module, place.side)}", place.name)
     for axis in found:
         tensor = getattr(module, axis.tensor)
         if tensor is not None:
@@ -129,20 +134,40 @@ def cut(model: nn.Module, place: Place, kept: Sequence[int]) -> None:
         _resize(module, place.side, len(kept))
 
 
-def replay(model: nn.Module, layers: Iterable[Mapping[str, Any]]) -> nn.Module:
-    """Cut an untouched module as `layers`, a record, says.
+def replay(
+    model: nn.Module, layers: Iterable[Mapping[str, Any]], counts: Iterable[Mapping[str, Any]] = ()
+) -> nn.Module:
+    """Cut an untouched module as a record says.
+
+    Args:
+        model: the module.
+        layers: for each side of a layer, the channels kept.
+        counts: for each attribute that a module keeps its heads in, what it is now.
 
     Raises:
         WeightsError: the module is not the one that the record was made of.
     """
     for layer in layers:
         cut(model, Place(layer["name"], layer["side"]), layer["kept"])
+    for count in counts:
+        _set_count(model, count["module"], count["attribute"], count["value"])
     return model
 
 
-def _misfit(message: str, place: Place) -> WeightsError:
+def _set_count(model: nn.Module, name: str, attribute: str, value: int) -> None:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError as error:
+        raise _misfit("the model has no such layer", name) from error
+    before = vars(module).get(attribute)
+    if type(before) is not int or not 0 < value <= before:
+        raise _misfit(f"{attribute} is to be {value} and is {before!r}", name)
+    setattr(module, attribute, value)
+
+
+def _misfit(message: str, name: str) -> WeightsError:
     return WeightsError(
-        f"{message}: the record is of another model", where=place.name, remedy="Check the task's model factory."
+        f"{message}: the record is of another model", where=name, remedy="Check the task's model factory."
     )
 
 

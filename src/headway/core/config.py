@@ -121,9 +121,14 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any]
     data = document.read(text, empty={})
     if not isinstance(data, dict):
         raise ConfigError("the file must be a mapping of keys to values", where=str(path))
+    apply(overrides, data, source)
+    return data, source
+
+
+def apply(overrides: Sequence[str], data: dict[str, Any], source: Source) -> None:
+    """Set `a.b.c=value` texts in `data`, each value read as YAML. Raises `ConfigError`."""
     for override in overrides:
         _override(data, override, source)
-    return data, source
 
 
 @dataclass

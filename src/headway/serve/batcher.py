@@ -60,6 +60,8 @@ class BatchLimits:
         ageing: seconds of waiting that are worth a level of priority.
         adaptive: whether a batch waits for callers whom `adaptive.py` expects.
         latency_target: seconds from arrival to answer that such a wait keeps.
+        brief: seconds; a lone request whose run is expected to be shorter runs in the event loop, for to wake a thread
+            and be woken by it costs more than others would wait. 0: none does.
     """
 
     max_rows: int = 32
@@ -71,6 +73,7 @@ class BatchLimits:
     ageing: float = 1.0
     adaptive: bool = False
     latency_target: float | None = None
+    brief: float = 0.0
 
     def priority(self, asked: int) -> int:
         """From 1, the highest, to `LEVELS`, for what a request asks, where 0 is the default.
@@ -165,6 +168,12 @@ class Batcher(Generic[Payload]):
             self._remove(key, lane, job)
         self.running += bool(batch.jobs)
         return batch
+
+    def is_brief(self, batch: Batch[Payload]) -> bool:
+        """Whether it is one request, nobody waits behind it, and its run is known to be short."""
+        if len(batch.jobs) > 1 or self.queued or not self._durations.known:
+            return False
+        return self._durations.of(batch.cost) < self.limits.brief
 
     def release(self, batch: Batch[Payload], now: float) -> None:
         """The run of this batch has ended, well or not."""

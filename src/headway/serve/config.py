@@ -51,6 +51,13 @@ class ServeConfig(Config):
         description="fixed: a batch starts as soon as the model is free. adaptive: it may wait for callers about to"
         " ask again, where that saves more than it costs.",
     )
+    brief_run_ms: float = Field(
+        0.4,
+        ge=0,
+        le=10,
+        description="A lone request whose run is known to be shorter is run by the event loop itself: to wake a thread"
+        " and be woken by it costs more. 0: every run has a thread.",
+    )
     latency_target_ms: float | None = Field(
         None,
         gt=0,
@@ -154,4 +161,5 @@ class ServeConfig(Config):
             default_priority=self.default_priority,
             adaptive=self.batching == "adaptive",
             latency_target=target_ms / 1000 if target_ms else None,
+            brief=self.brief_run_ms / 1000,
         )

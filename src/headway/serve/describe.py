@@ -10,7 +10,8 @@ from typing import Any
 
 from headway.core.tensors import TensorSpec
 from headway.observe.metrics import ModelMetrics
-from headway.serve.dataplane import DataPlane, ServedModel
+from headway.serve.dataplane import DataPlane
+from headway.serve.served_model import ServedModel
 
 Document = dict[str, Any]
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from headway.core.errors import RequestError
 from headway.core.tensors import Array, TensorSpec, datatype
-from headway.serve.dataplane import InferRequest, InferResponse
 from headway.serve.fields import MAX_DIMS, RequestLimits, read_id, read_priority, read_timeout, refuse_unsupported
 from headway.serve.json_body import json_object
 from headway.serve.json_tensors import from_json, to_json
+from headway.serve.served_model import InferRequest, InferResponse
 
 MANY = 1 << 16  # elements; writing more goes to a thread
 

@@ -15,7 +15,7 @@ import grpc.aio
 from headway.core.errors import HeadwayError, RequestError
 from headway.serve import describe, grpc_tensors
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import DataPlane, tenant
+from headway.serve.dataplane import DataPlane
 from headway.serve.errors import (
     DeadlineError,
     ForbiddenError,
@@ -32,6 +32,7 @@ from headway.serve.grpc_repository import calls as repository_calls
 from headway.serve.grpc_stream import Stream
 from headway.serve.messages import filled, message, methods, parsed
 from headway.serve.refusals import failure, outcome_of, refusal
+from headway.serve.served_model import tenant
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"

@@ -13,7 +13,6 @@ import numpy as np
 from headway.core.errors import RequestError
 from headway.core.tensors import Array, DataType
 from headway.serve.binary_tensors import check_size, from_blob, to_blob
-from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.fields import (
     MAX_DIMS,
     RequestLimits,
@@ -30,6 +29,7 @@ from headway.serve.fields import (
     refuse_unsupported,
 )
 from headway.serve.messages import message
+from headway.serve.served_model import InferRequest, InferResponse, OutputRequest
 from headway.serve.shared_memory import OFF, Regions
 
 _LIMITS = RequestLimits()

@@ -17,7 +17,6 @@ from typing import Any
 from headway.core.errors import RequestError
 from headway.core.tensors import Array, DataType, TensorSpec
 from headway.serve.binary_tensors import check_size, from_blob, raw_input, to_blob
-from headway.serve.dataplane import InferRequest, InferResponse, OutputRequest
 from headway.serve.fields import (
     RequestLimits,
     Slice,
@@ -35,6 +34,7 @@ from headway.serve.fields import (
 )
 from headway.serve.json_body import LONG, json_object
 from headway.serve.json_tensors import from_json, to_json
+from headway.serve.served_model import InferRequest, InferResponse, OutputRequest
 from headway.serve.shared_memory import OFF, Regions
 
 _SHORT = 2048  # bytes of a header that is worth remembering

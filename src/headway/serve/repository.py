@@ -23,12 +23,13 @@ from headway.core.errors import HeadwayError
 from headway.observe.loads import Loads
 from headway.observe.logs import logger
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import DataPlane, ServedModel, State
+from headway.serve.dataplane import DataPlane, State
 from headway.serve.errors import FullError, LoadError, NotFoundError, UnavailableError
 from headway.serve.loading import Loaded, Source, is_reference
 from headway.serve.proving import Job, Proof, Prover, open_proven
 from headway.serve.refusals import refusal
 from headway.serve.selection import EVERYTHING, Archive, Selection
+from headway.serve.served_model import ServedModel
 
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
 _AT_ONCE = 2  # bundles that are proved side by side

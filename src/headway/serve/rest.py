@@ -13,7 +13,7 @@ from headway.observe.requests import RequestRecord
 from headway.serve import describe, generate, openapi, rest_extensions, rest_repository
 from headway.serve.compression import compress, decompress
 from headway.serve.config import ServeConfig
-from headway.serve.dataplane import DataPlane, InferRequest, InferResponse, ServedModel, tenant
+from headway.serve.dataplane import DataPlane
 from headway.serve.errors import (
     DeadlineError,
     ForbiddenError,
@@ -30,6 +30,7 @@ from headway.serve.open_inference import decode, encode, is_long
 from headway.serve.presence import Connection, Presence, Visit
 from headway.serve.refusals import failure, outcome_of, refusal
 from headway.serve.routes import JSON, Answer, Call, Headers, Route, Routes, WrongMethodError, json_answer, telling
+from headway.serve.served_model import InferRequest, InferResponse, ServedModel, tenant
 
 _BINARY: Headers = [("content-type", "application/octet-stream")]
 _EVENTS: Headers = [("content-type", "text/event-stream; charset=utf-8")]

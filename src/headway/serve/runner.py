@@ -1,8 +1,9 @@
 """Gives a session's batcher its threads: requests in from the event loop, runs in worker threads, answers back.
 
 The loop and a worker speak twice a batch, not a request: one put into the worker's inbox, one `call_soon_threadsafe`
-back. No lock is held across a run. Every accepted request has a future, and whatever happens to it (a run that raises,
-a deadline, a caller that leaves, a shutdown) settles that future once.
+back. A run that is known to be shorter than these two are worth is carried out in the loop. No lock is held across a
+run. Every accepted request has a future, and whatever happens to it (a run that raises, a deadline, a caller that
+leaves, a shutdown) settles that future once.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from headway.core.errors import HeadwayError
-from headway.core.tensors import Array
+from headway.core.tensors import DYNAMIC, Array
 from headway.observe.requests import CURRENT, RequestRecord, batch_ran
 from headway.runtimes.runtime import Session
 from headway.serve.batcher import Batch, Batcher, BatchLimits
@@ -81,6 +82,8 @@ class Runner:
         self._whole_rows = whole_rows
         self._watcher = watcher
         self._padding = padding
+        # Where lengths vary, how long a run will take is not known from its rows.
+        self._fixed = all(DYNAMIC not in spec.shape[1:] for spec in session.inputs)
         self._inbox: SimpleQueue[Batch[_Call] | None] = SimpleQueue()
         self._running: set[Job[_Call]] = set()
         self._looking = False
@@ -169,8 +172,14 @@ class Runner:
         while (batch := self._batcher.take(perf_counter())) is not None:
             for job in batch.late:
                 self._expire(job)
-            if batch.jobs:
-                self._running.update(batch.jobs)
+            if not batch.jobs:
+                continue
+            self._running.update(batch.jobs)
+            if self._fixed and self._batcher.is_brief(batch):
+                outcomes, began, seconds = self._timed(batch)
+                self._release(batch)
+                self._settle(batch, outcomes, began, seconds)
+            else:
                 self._inbox.put(batch)
         if (when := self._batcher.next_look()) is not None:
             self._alarm = self._loop.call_later(max(when - perf_counter(), _TICK), self._look)
@@ -182,10 +191,16 @@ class Runner:
         self._note_emptiness()
 
     def _finished(self, batch: Batch[_Call], outcomes: Sequence[Outcome], began: float, seconds: float) -> None:
-        jobs = batch.jobs
-        self._batcher.release(batch, perf_counter())
-        self._running.difference_update(jobs)
+        self._release(batch)
         self._look()  # the next batch starts before the answers to this one are written
+        self._settle(batch, outcomes, began, seconds)
+
+    def _release(self, batch: Batch[_Call]) -> None:
+        self._batcher.release(batch, perf_counter())
+        self._running.difference_update(batch.jobs)
+
+    def _settle(self, batch: Batch[_Call], outcomes: Sequence[Outcome], began: float, seconds: float) -> None:
+        jobs = batch.jobs
         for job, outcome in zip(jobs, outcomes, strict=True):
             _settle(job, outcome)
         waited = [began - job.arrived for job in jobs]
@@ -201,14 +216,18 @@ class Runner:
 
     def _work(self) -> None:
         while (batch := self._inbox.get()) is not None:
-            began = perf_counter()
-            outcomes = self._run(batch.jobs)
-            seconds = perf_counter() - began
+            outcomes, began, seconds = self._timed(batch)
             try:
                 self._loop.call_soon_threadsafe(self._finished, batch, outcomes, began, seconds)
             except RuntimeError:  # the loop was closed under a run that outlived the shutdown
                 return
             del batch, outcomes  # or the arrays would live until the next batch
+
+    def _timed(self, batch: Batch[_Call]) -> tuple[Sequence[Outcome], float, float]:
+        """The outcomes; when the run began, and how many seconds it took."""
+        began = perf_counter()
+        outcomes = self._run(batch.jobs)
+        return outcomes, began, perf_counter() - began
 
     def _run(self, jobs: _Jobs) -> Sequence[Outcome]:
         """One outcome a job. Where a shared run fails, each runs alone, so that only the guilty one fails."""

@@ -23,11 +23,13 @@ from headway.core.progress import Progress
 from headway.core.tensors import Array
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import read_onnx
+from headway.shipping.ledger import Scorer, spent
 from headway.shipping.plan import Plan
 from headway.shipping.recipe import Recipe, StepChoice
 from headway.shipping.store import Store
 from headway.tasks import Task
 from headway.tasks.factory import build_model
+from headway.tasks.loading import load_function, source_digest
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +93,12 @@ class Builder:
         self.recipe, self.task, self.store, self.progress = recipe, task, store, progress
         self._identity = identity.key()
         self._threads = recipe.config.target.threads
+        self._scorer = Scorer(task, self._threads)
+        self._code = {}  # of the user's functions that steps run: looked for before any work
+        for step in recipe.steps:
+            if step.uses is not None:
+                load_function(step.uses, recipe.base)
+                self._code[step.name] = source_digest(step.uses, recipe.base)
 
     def build(self, plan: Plan) -> Built:
         """Everything that `plan` needs, from the store or anew."""
@@ -148,9 +156,12 @@ class Builder:
     def _apply(self, step: StepChoice, before: Sequence[Path], out: Path, scratch: Path) -> None:
         from headway.train.weights import save_weights
 
-        model, record = step.make().apply(self._module(before), self._context(scratch, step))
-        save_weights(model, out / _WEIGHTS)
-        write_atomic(out / _RECORD, json.dumps({"step": step.name, "record": record}))
+        with spent(scratch) as seconds:
+            model = self._module(before)
+            had = self._scorer.module(model)
+            model, record = step.make().apply(model, self._context(scratch, step))
+            save_weights(model, out / _WEIGHTS)
+            self._write(out, step, record, (had, self._scorer.module(model)), seconds())
 
     def _export(self, folders: Sequence[Path]) -> Path:
         export = plugins.load("headway.exports", "onnx")()
@@ -165,8 +176,10 @@ class Builder:
 
     def _graph(self, file: Path, step: StepChoice) -> Path:
         def build(out: Path, scratch: Path) -> None:
-            record = step.make().apply(file, out / "model.onnx", self._context(scratch, step))
-            write_atomic(out / _RECORD, json.dumps({"step": step.name, "record": record}))
+            with spent(scratch) as seconds:
+                record = step.make().apply(file, out / "model.onnx", self._context(scratch, step))
+                scores = self._scorer.graph(file), self._scorer.graph(out / "model.onnx")
+                self._write(out, step, record, scores, seconds())
 
         key = {"graph": digest_file(file), "identity": self._identity, **self._step_key(step)}
         return self.store.stage("graph", key, build)
@@ -201,11 +214,12 @@ class Builder:
             progress=self.progress,
             threads=self._threads,
             following=self._following(step),
+            original=self.original,
         )
 
     def _following(self, step: StepChoice) -> Config | None:
-        """The configuration of the step that `step` needs after it."""
-        return next((other.config for other in self.recipe.steps if step.needs and other.name == step.needs), None)
+        """The configuration of the step that must come after `step`."""
+        return next((other.config for other in self.recipe.steps if other.name in step.order.before), None)
 
     def _step_key(self, step: StepChoice) -> dict[str, Any]:
         return {
@@ -213,9 +227,20 @@ class Builder:
             "config": step.config.model_dump(mode="json"),
             "train": self.recipe.config.train.model_dump(mode="json"),
             "instruction_sets": machine.here().instruction_sets,
+            "code": self._code.get(step.name),
             "following": following.model_dump(mode="json") if (following := self._following(step)) else None,
         }
 
     def _record(self, folder: Path, step: StepChoice) -> StepRecord:
         saved = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return StepRecord(step=step.name, config=step.config.model_dump(mode="json"), record=saved["record"])
+        checkpoint = folder.relative_to(self.store.root).as_posix()
+        return StepRecord.model_validate(
+            {**saved, "config": step.config.model_dump(mode="json"), "checkpoint": checkpoint}
+        )
+
+    @staticmethod
+    def _write(
+        out: Path, step: StepChoice, record: dict[str, Any], accuracy: tuple[float, float], seconds: float
+    ) -> None:
+        about = {"step": step.name, "record": record, "accuracy": accuracy, "seconds": round(seconds, 3)}
+        write_atomic(out / _RECORD, json.dumps(about))

@@ -32,7 +32,8 @@ def plans(steps: Sequence[StepChoice]) -> tuple[Plan, ...]:
     found = []
     for size in range(len(steps) + 1):
         for chosen in combinations(steps, size):
-            if any(step.needs and step.needs not in [s.name for s in chosen] for step in chosen):
+            needed = {name for step in chosen for name in (*step.order.after, *step.order.before)}
+            if not needed <= {step.name for step in chosen}:
                 continue
             name = "-".join(_PAST.get(step.name, step.name) for step in chosen) or ORIGINAL
             found.append(

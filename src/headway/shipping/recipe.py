@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from headway.bundles.manifest import Contract, Name
+from headway.compress.step import Order
 from headway.core import plugins
 from headway.core.config import Config, Source, read_yaml, unknown_key, validate
 from headway.core.errors import ConfigError
@@ -84,17 +85,26 @@ class StepChoice:
     """A step of the recipe, with its validated configuration.
 
     Attributes:
-        needs: the name of a step that must follow it; "" where it stands on its own.
+        order: what may come before and after it.
+        base: the recipe's folder.
     """
 
     name: str
     stage: Literal["module", "graph"]
     config: Config
-    needs: str = ""
+    order: Order
+    base: Path
 
     def make(self) -> Any:
         """The step itself: a `ModuleStep` or `GraphStep`, as `stage` says."""
-        return plugins.load("headway.steps", self.name)(self.config)
+        kind = plugins.load("headway.steps", self.name)
+        return kind(self.config, self.base) if hasattr(kind, "code") else kind(self.config)
+
+    @property
+    def uses(self) -> str | None:
+        """The user's function that it runs, in the form of `task.use`; None where it runs none."""
+        key = getattr(plugins.load("headway.steps", self.name), "code", None)
+        return getattr(self.config, key) if key else None
 
 
 @dataclass(frozen=True)
@@ -127,9 +137,9 @@ class Recipe:
         path = Path(path)
         data, source = read_yaml(path, overrides)
         config = validate(RecipeConfig, data, source)
-        steps = tuple(_step(item, source, i) for i, item in enumerate(config.steps))
-        _check_order(config, steps, source)
         base = path.resolve().parent
+        steps = tuple(_step(item, source, i, base) for i, item in enumerate(config.steps))
+        _check_order(config, steps, source)
         recipe = cls(config, steps, base, _processing(config.processing, source, base))
         for place, file in (("weights", recipe.weights), ("onnx", recipe.onnx)):
             if file is not None and not is_file(file):
@@ -150,7 +160,7 @@ class Recipe:
         return self.base / path if path is not None else None
 
 
-def _step(item: str | dict[str, Any], source: Source, index: int) -> StepChoice:
+def _step(item: str | dict[str, Any], source: Source, index: int, base: Path) -> StepChoice:
     place = ("steps", index)
     settings = {item: None} if isinstance(item, str) else item
     if len(settings) != 1:
@@ -165,7 +175,8 @@ def _step(item: str | dict[str, Any], source: Source, index: int) -> StepChoice:
         raise ConfigError(f"steps.{index}: {unknown_key(name, set(known))}", where=source.place((*place, name)))
     kind = plugins.load("headway.steps", name)
     config = validate(kind.Config, values or {}, source, (*place, name))
-    return StepChoice(name, kind.stage, config, getattr(kind, "needs", ""))
+    order = kind.order(config) if hasattr(kind, "order") else Order()
+    return StepChoice(name, kind.stage, config, order, base)
 
 
 def _processing(given: str | dict[str, Any] | None, source: Source, base: Path) -> Declaration | None:
@@ -195,19 +206,30 @@ def _check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Sour
             )
         if step.name in [s.name for s in steps[:i]]:
             raise ConfigError(f"{step.name} stands twice", where=where)
-        if step.needs:
-            _check_need(step, steps[i + 1 :], where)
+        _check_neighbours(step, steps[:i], steps[i + 1 :], where)
         graph = step.name if step.stage == "graph" else graph
 
 
-def _check_need(step: StepChoice, later: Sequence[StepChoice], where: str) -> None:
-    following = next((other for other in later if other.name == step.needs), None)
-    if following is None:
-        raise ConfigError(
-            f"{step.name} makes a model ready for {step.needs}, which does not follow it",
-            where=where,
-            remedy=f"Add {step.needs} after {step.name}.",
-        )
-    kind = plugins.load("headway.steps", step.name)
-    if reason := getattr(kind, "refuses", lambda config: "")(following.config):
-        raise ConfigError(f"{step.name} does not fit its {step.needs}: {reason}", where=where)
+def _check_neighbours(step: StepChoice, earlier: Sequence[StepChoice], later: Sequence[StepChoice], where: str) -> None:
+    """Hold a step to what it says of the steps before and after it."""
+    for name, why in step.order.after.items():
+        if name not in [other.name for other in earlier]:
+            raise ConfigError(
+                f"{step.name} must come after {name}: {why}", where=where, remedy=f"Put {name} before {step.name}."
+            )
+    for other in earlier:
+        if other.name in step.order.not_after:
+            raise ConfigError(
+                f"{step.name} may not come after {other.name}: {step.order.not_after[other.name]}",
+                where=where,
+                remedy=f"Put {step.name} before {other.name}, or leave one of them out.",
+            )
+    for name, why in step.order.before.items():
+        following = next((other for other in later if other.name == name), None)
+        if following is None:
+            raise ConfigError(
+                f"{step.name} must come before {name}: {why}", where=where, remedy=f"Add {name} after {step.name}."
+            )
+        kind = plugins.load("headway.steps", step.name)
+        if reason := getattr(kind, "refuses", lambda config: "")(following.config):
+            raise ConfigError(f"{step.name} does not fit its {name}: {reason}", where=where)

@@ -5,6 +5,7 @@ from importlib.resources import files
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from headway.bundles.manifest import StepRecord
 from headway.core import machine
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
@@ -54,8 +55,15 @@ def render(
         picture=_picture(judged, evaluation, recipe.config.target.keep_accuracy),
         colours=_COLOURS,
         rankings=_rankings(judged),
+        ledger=_ledger(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
     )
+
+
+def _ledger(judged: Mapping[str, Judged]) -> dict[str, StepRecord]:
+    """Every step that was taken, by the steps up to it; what variants share stands once."""
+    records = [variant.built.records for variant in judged.values()]
+    return {", ".join(r.step for r in taken[: i + 1]): taken[i] for taken in records for i in range(len(taken))}
 
 
 def _rankings(judged: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Making a task's model: the user's own code, so what it raises is reported as theirs."""
 
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,29 +21,36 @@ def build_model(task: Task, seed: int = 0) -> "torch.nn.Module":
             else than a module.
         MissingDependencyError: torch is not installed.
     """
+    if task.model is None:
+        raise TaskError("the task has no model", remedy="Give Task(model=...) a function that makes a torch module.")
+    return make_module(task.model, seed)
+
+
+def make_module(
+    factory: "Callable[[], torch.nn.Module]", seed: int, what: str = "the model factory"
+) -> "torch.nn.Module":
+    """What a user's function makes, with weights drawn from `seed`; see `build_model`, which raises the same."""
     try:
         import torch
 
         from headway.tasks.seeding import seeded
     except ModuleNotFoundError as error:
         raise missing("torch", needed_by="a task's model") from error
-    if task.model is None:
-        raise TaskError("the task has no model", remedy="Give Task(model=...) a function that makes a torch module.")
-    if isinstance(task.model, torch.nn.Module) or not callable(task.model):
+    if isinstance(factory, torch.nn.Module) or not callable(factory):
         raise TaskError(
-            f"model must be a function that makes the module, got {type(task.model).__name__} itself",
+            f"model must be a function that makes the module, got {type(factory).__name__} itself",
             where="task",
             remedy="Give Task(model=lambda: Net()), so that it can be made anew from a seed.",
         )
     with seeded(seed):
         try:
-            model = task.model()
+            model = factory()
         except HeadwayError:
             raise
         except Exception as error:
-            raise user_error("the model factory", error) from error
+            raise user_error(what, error) from error
     if not isinstance(model, torch.nn.Module):
-        raise TaskError(f"the model factory returned {type(model).__name__}, not a torch.nn.Module")
+        raise TaskError(f"{what} returned {type(model).__name__}, not a torch.nn.Module")
     return model
 
 

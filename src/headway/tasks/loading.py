@@ -41,12 +41,7 @@ def load_task(use: str, arguments: Arguments, base: Path) -> Task:
             returns something else than a `Task`.
         MissingDependencyError: the user's code imports what is not installed.
     """
-    target, function = _parse(use)
-    module = _import_file(_file(target, base, use)) if target.endswith(".py") else _import_module(target, base, use)
-    call = getattr(module, function, None)
-    if not callable(call):
-        found = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise TaskError(f"no function {function!r} in {target}{_near(function, found)}", where=use)
+    call = load_function(use, base)
     _fit_arguments(call, arguments, use)
     try:
         task = call(**arguments)
@@ -61,6 +56,17 @@ def load_task(use: str, arguments: Arguments, base: Path) -> Task:
             f"returned {type(task).__name__}, not a Task", where=use, remedy="Return headway.tasks.Task(...)."
         )
     return task
+
+
+def load_function(use: str, base: Path) -> Callable[..., Any]:
+    """Import the user's code and return the function that `use` names; see `load_task`, which raises the same."""
+    target, function = _parse(use)
+    module = _import_file(_file(target, base, use)) if target.endswith(".py") else _import_module(target, base, use)
+    call: Callable[..., Any] | None = getattr(module, function, None)
+    if not callable(call):
+        found = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise TaskError(f"no function {function!r} in {target}{_near(function, found)}", where=use)
+    return call
 
 
 def source_digest(use: str, base: Path) -> str:

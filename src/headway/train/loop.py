@@ -6,7 +6,7 @@ numbers and that number, and a resumed run ends with the same bits as one that w
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -213,7 +213,7 @@ class _Run:
         with self.precision.autocast():
             outputs = _users("the model", forward, self.model, tensors, self.task.output_names)
         outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
-        loss = _users("the loss", self.task.loss or _cross_entropy, outputs, wanted)
+        loss = _users("the loss", self.task.loss or cross_entropy, outputs, wanted)
         if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
             got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise TaskError(f"the loss must be a tensor without dimensions, the mean over the rows; got {got}")
@@ -279,7 +279,8 @@ def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optim
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def _cross_entropy(outputs: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+def cross_entropy(outputs: Mapping[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    """The loss of a task that names none: of the first output, against whole numbers of classes."""
     return functional.cross_entropy(next(iter(outputs.values())), targets.long())
 
 

@@ -1,0 +1,26 @@
+"""What the pruning benchmark makes of its figures."""
+
+from dataclasses import replace
+
+from benchmarks.prune import ALONE, FULL, LINES, PROMISED, best, section
+
+
+def curves() -> dict[str, dict[str, list[float]]]:
+    found = {name: {f"{keep}": [0.5, 0.7] for keep in PROMISED} for name in LINES}
+    found["variance"]["0.4"] = [0.6, 0.9]
+    found[ALONE]["0.4"] = [1.0, 1.0]
+    return found
+
+
+def test_the_importance_is_chosen_by_the_promised_shares_and_never_another_tool() -> None:
+    assert best(curves()) == "variance"
+
+
+def test_the_section_names_every_line_seed_and_interval() -> None:
+    row = {"line": "taylor", "keep": 0.6, "seed": 2, "value": 0.9, "kept_interval": [0.985, 1], "faster": [2, 2.5, 3]}
+    text = section(replace(FULL, keeps=PROMISED), curves(), [0.91, 0.93], [row], [1, 2], 90.2)
+    assert "--seeds 1 2`, in 90 minutes" in text
+    assert "| variance | 0.6000 (0.5000-0.7000) | 0.7500 (0.6000-0.9000) |" in text
+    assert "| taylor | 60% | 2 | 0.9000 | 98.50% | 2.50 (2.00-3.00) |" in text
+    assert text.count("  line [") == len(LINES)
+    assert "x-axis [60, 40]" in text
