@@ -81,15 +81,17 @@ def agreement(one: nn.Module, other: nn.Module, task: Task) -> float:
 def test_the_soft_loss_is_zero_for_the_teacher_alone_and_has_the_gradient_of_the_paper(seed: int, t: float) -> None:
     draw = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(4, 5, generator=draw, dtype=torch.float32) * 3 for _ in range(2))
-    assert soft_loss(teacher, teacher + 7, t).item() == pytest.approx(0, abs=1e-3), "a shift of all logits says nothing"
+    assert soft_loss(teacher, teacher + 7, t).item() == pytest.approx(0, abs=1e-5 * max(1, t * t)), (
+        "a shift of all logits says nothing"
+    )
     student.requires_grad_()
     loss = soft_loss(student, teacher, t)
-    assert loss.item() >= -1e-5
+    assert loss.item() >= -1e-6 * t * t, "but for what 32 bits round"
     torch.autograd.backward(loss)
     # Hinton et al. 2015, equation 2: (1 / T) (q - p), here times T squared and by the rows.
     expected = t / 4 * (functional.softmax(student / t, 1) - functional.softmax(teacher / t, 1))
     assert student.grad is not None
-    torch.testing.assert_close(student.grad, expected.detach(), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(student.grad, expected.detach(), atol=1e-5 * max(1, t), rtol=1e-3)
 
 
 def test_classes_of_places_are_one_more_row_each() -> None:

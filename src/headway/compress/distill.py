@@ -1,11 +1,13 @@
 """Distillation: a smaller student, or the model as it was pruned, learns from the original."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from headway.compress.prune import Prune, PruneConfig
 from headway.compress.step import JsonRecord, Order, StepContext
 from headway.compress.teaching import TeachingConfig
 from headway.core.config import Config
@@ -116,14 +118,14 @@ class Distill:
         if record["student"]:
             return self._made(record["student"], 0)
         from headway.compress.depth import keep_layers
-        from headway.compress.slices import replay
 
-        return replay(keep_layers(model, record["keep_layers"]), record["narrowed"])
+        model = keep_layers(model, record["keep_layers"])
+        return Prune().replay(model, record["narrowed"]) if record["narrowed"] else model
 
     def _student(self, model: "torch.nn.Module", context: StepContext) -> "tuple[torch.nn.Module, JsonRecord]":
         """The untrained student, and what makes its architecture again."""
         config = self.config
-        record: JsonRecord = {"student": config.student, "keep_layers": {}, "narrowed": []}
+        record: JsonRecord = {"student": config.student, "keep_layers": {}, "narrowed": None}
         if config.student:
             return self._made(config.student, context.train.seed), record
         if config.keep_layers:
@@ -133,14 +135,9 @@ class Distill:
             record["keep_layers"] = {name: list(kept) for name, kept in config.keep_layers.items()}
             try_out(keep_layers(model, config.keep_layers), context.task)
         if config.narrow is not None:
-            from dataclasses import replace
-
-            from headway.compress.prune import PruneConfig
-            from headway.compress.rounds import prune
-
             once = PruneConfig(keep=config.narrow, importance="l1", every=1, finetune_epochs=0)
-            model, cut = prune(model, once, replace(context, folder=context.folder / "narrow"))
-            record["narrowed"] = cut["layers"]
+            model, cut = Prune(once).apply(model, replace(context, folder=context.folder / "narrow"))
+            record["narrowed"] = cut
         return model, record
 
     def _made(self, use: str, seed: int) -> "torch.nn.Module":
