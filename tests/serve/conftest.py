@@ -1,6 +1,7 @@
 """Small ONNX models, sealed into real bundles."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,27 +98,28 @@ def golden_input(datatype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.ones(dims, np.dtype(code))
 
 
+def seal_graph(
+    folder: Path, name: str, *, version: str = "1", called: str | None = None, padding: dict[str, float] | None = None
+) -> Bundle:
+    """Seal one of the graphs above; what it says of padding may be a lie."""
+    model = save(folder / f"{name}.onnx", GRAPHS[name]())
+    session = OnnxRuntime().load(model)
+    inputs = {spec.name: golden_input(spec.datatype, spec.shape) for spec in session.inputs}
+    outputs = {n: v.astype(str) if v.dtype == object else v for n, v in session.run(inputs).items()}
+    variant = Variant(
+        id="fp32", file="", format="onnx", runtime="onnxruntime", precision="fp32",
+        tolerance=dict.fromkeys(outputs, 1e-5),
+    )  # fmt: skip
+    draft = Draft(
+        name=called or name, version=version, inputs=session.inputs, outputs=session.outputs,
+        variants=(variant,), chosen="fp32", padding=padding or {},
+    )  # fmt: skip
+    session.close()
+    out = folder / "bundles" / f"{draft.name}-{version}"
+    return seal(out, draft, models={"fp32": model}, golden=[Sample(inputs, outputs)], report="<p>test</p>")
+
+
 @pytest.fixture
 def sealed(tmp_path: Path, home: Path) -> SealModel:
-    """`sealed("linear", version="2")` seals one of the graphs above; what it says of padding may be a lie."""
-
-    def make(
-        name: str = "linear", *, version: str = "1", called: str | None = None, padding: dict[str, float] | None = None
-    ) -> Bundle:
-        model = save(tmp_path / f"{name}.onnx", GRAPHS[name]())
-        session = OnnxRuntime().load(model)
-        inputs = {spec.name: golden_input(spec.datatype, spec.shape) for spec in session.inputs}
-        outputs = {n: v.astype(str) if v.dtype == object else v for n, v in session.run(inputs).items()}
-        variant = Variant(
-            id="fp32", file="", format="onnx", runtime="onnxruntime", precision="fp32",
-            tolerance=dict.fromkeys(outputs, 1e-5),
-        )  # fmt: skip
-        draft = Draft(
-            name=called or name, version=version, inputs=session.inputs, outputs=session.outputs,
-            variants=(variant,), chosen="fp32", padding=padding or {},
-        )  # fmt: skip
-        session.close()
-        out = tmp_path / "bundles" / f"{draft.name}-{version}"
-        return seal(out, draft, models={"fp32": model}, golden=[Sample(inputs, outputs)], report="<p>test</p>")
-
-    return make
+    """`sealed("linear", version="2")`: see `seal_graph`."""
+    return partial(seal_graph, tmp_path)

@@ -23,7 +23,7 @@ from headway.serve.server import Server
 
 INFER = "/v2/models/linear/infer"
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
-TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
+TENSOR: dict[str, Any] = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
 FITTING = json.dumps({"inputs": [TENSOR]}).encode()
 HEAD = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n".encode()
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -72,6 +72,20 @@ def raw(server: Server, *pieces: bytes, half_close: bool = False) -> bytes:
             answer += part
             connection.settimeout(0.3)
     return answer
+
+
+def right(server: Server) -> bool:
+    """Whether a plain request gets its right answer."""
+    status, answer = post(server, INFER, {"inputs": [TENSOR]})
+    return status == 200 and bool(np.allclose(answer["outputs"][0]["data"], np.array([1, 2, 3, 4]) @ WEIGHTS))
+
+
+def refused(answer: tuple[int, Any, bytes], status: int, says: str = "") -> None:
+    """It is the error document, and nothing else."""
+    assert (answer[0], answer[1]["content-type"]) == (status, "application/json"), answer
+    document = json.loads(answer[2])
+    assert list(document) == ["error"]
+    assert says in document["error"], answer
 
 
 @contextmanager

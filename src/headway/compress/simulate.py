@@ -50,9 +50,9 @@ _QUIET = {"__get__", "__set__", "size", "dim", "numel", "stride", "is_floating_p
 
 def fake(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """`values` rounded to 256 levels of [low, high], which holds 0, as ONNX Runtime's quantizer places them."""
-    if high <= low:
-        return values
     step = (high - low) / _LEVELS
+    if step < torch.finfo(torch.float32).tiny:
+        return values
     zero = round(-low / step)
     least, most = -zero * step, (_LEVELS - zero) * step
     inside = values.clamp(least, most)

@@ -9,6 +9,9 @@ import numpy as np
 
 from headway.core.errors import RequestError
 from headway.core.tensors import Array, TensorSpec
+from headway.serve.errors import TooLargeError
+
+_MOST = 1 << 16  # texts of one output: Python writes one by one
 
 
 def classify(spec: TensorSpec, value: Array, count: int, labels: Sequence[str]) -> tuple[TensorSpec, Array]:
@@ -25,10 +28,15 @@ def classify(spec: TensorSpec, value: Array, count: int, labels: Sequence[str]) 
 
     Raises:
         RequestError: the output is text.
+        TooLargeError: more classes than are written.
     """
     if value.dtype.kind not in "biuf":
         raise RequestError("only numbers can be classified", where=f"output {spec.name!r}")
     rows = value.reshape(len(value) if spec.batched else 1, -1).astype(np.float64)
+    if len(rows) * min(count, rows.shape[1]) > _MOST:
+        raise TooLargeError(
+            f"{count} classes of {len(rows)} rows; at most {_MOST} are written", where=f"output {spec.name!r}"
+        )
     order = np.argsort(-rows, axis=1, kind="stable")[:, :count]
     found = np.empty(order.shape, dtype=object)
     for row, places in enumerate(order):

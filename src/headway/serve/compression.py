@@ -1,18 +1,20 @@
 """gzip and deflate (in zlib's framing) of bodies. Large ones go to a thread: zlib leaves the GIL to the rest."""
 
-import asyncio
 import zlib
+from contextlib import suppress
 
 from headway.core.errors import RequestError
+from headway.serve.aside import Aside
 from headway.serve.errors import TooLargeError, UnsupportedError
 
 _FRAMES = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _LEAST = 1024  # bytes; a smaller answer gains nothing
+_SOON = 1 << 18  # bytes that are soon decompressed
 _THREAD = 1 << 16  # bytes from which a thread costs less than it frees
 
 
-async def decompress(body: bytes, encoding: str, most: int) -> bytes:
-    """The body before it was compressed, of at most `most` bytes.
+async def decompress(body: bytes, encoding: str, most: int, aside: Aside) -> bytes:
+    """The body before it was compressed, of at most `most` bytes. `aside` is for large ones.
 
     Raises:
         TooLargeError: it has more; no more than that was ever held.
@@ -24,17 +26,19 @@ async def decompress(body: bytes, encoding: str, most: int) -> bytes:
         return body
     if name not in _FRAMES:
         raise UnsupportedError(f"{encoding[:50]!r} is not supported", where="Content-Encoding", remedy="Send gzip.")
-    # A small body can hold a thousand times its size, so every one goes to a thread.
-    return await asyncio.to_thread(_decompress, body, _FRAMES[name], most)
+    if len(body) < _THREAD:
+        with suppress(TooLargeError):  # a small body can hold a thousand times its size
+            return _decompress(body, _FRAMES[name], min(most, _SOON))
+    return await aside.run(_decompress, body, _FRAMES[name], most)
 
 
-async def compress(body: bytes, accepted: str) -> tuple[bytes, str | None]:
+async def compress(body: bytes, accepted: str, aside: Aside) -> tuple[bytes, str | None]:
     """The body in an encoding that the caller accepts, and that encoding; None where it stays as it is."""
     if len(body) < _LEAST or (name := _chosen(accepted)) is None:
         return body, None
     if len(body) < _THREAD:
         return _compress(body, _FRAMES[name]), name
-    return await asyncio.to_thread(_compress, body, _FRAMES[name]), name
+    return await aside.run(_compress, body, _FRAMES[name]), name
 
 
 def _decompress(body: bytes, frame: int, most: int) -> bytes:

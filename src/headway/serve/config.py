@@ -102,6 +102,9 @@ class ServeConfig(Config):
     max_body_bytes: int = Field(
         64 << 20, ge=1, description="Bytes of a request's body, also once decompressed; or of a gRPC message."
     )
+    max_held_bytes: int = Field(
+        1 << 30, ge=1, description="Bytes of HTTP bodies of more than 1 MB that are held at a time; more are refused."
+    )
     max_json_bytes: int = Field(16 << 20, ge=1, description="Bytes of JSON in it; binary tensors do not count.")
     max_json_depth: int = Field(64, ge=4, le=500, description="Levels of lists and objects in that JSON.")
     max_tensors: int = Field(1024, ge=1, description="Inputs, and outputs, of one request.")

@@ -37,13 +37,14 @@ class Control:
             )
         if headers is None:
             return
-        if headers.get("origin") is not None:
+        if "origin" in headers:
             raise ForbiddenError("a web page may not do this (the request has an Origin header)")
-        if self._loopback and not _is_loopback(headers.get("host") or ""):
-            raise ForbiddenError(
-                f"the Host header names {(headers.get('host') or 'nothing')[:100]!r}, which is not this machine",
-                remedy="Ask localhost or 127.0.0.1.",
-            )
+        for host in (headers.get_all("host") or [""]) if self._loopback else ():
+            if not _is_loopback(host):
+                raise ForbiddenError(
+                    f"the Host header names {(host or 'nothing')[:100]!r}, which is not this machine",
+                    remedy="Ask localhost or 127.0.0.1.",
+                )
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ Every method is one call of the protocol, of either wire, and answers with the d
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from headway.serve.aside import Aside
 from headway.serve.config import ServeConfig
 from headway.serve.control import Control
 from headway.serve.dataplane import DataPlane
@@ -22,6 +23,7 @@ class Extensions:
     """Attributes:
     plane: of the models.
     control: guards every change.
+    aside: threads for what takes too long on the event loop.
     regions: of system shared memory.
     trace: which requests are traced.
     """
@@ -29,6 +31,7 @@ class Extensions:
     def __init__(self, plane: DataPlane, repository: Repository, control: Control, config: ServeConfig) -> None:
         self.plane = plane
         self.control = control
+        self.aside = Aside()
         self._repository = repository
         tracer = plane.observer.tracer
         self.trace = TraceSettings(tracer.sampling if tracer else None)
@@ -42,6 +45,11 @@ class Extensions:
     def names(self) -> list[str]:
         """Of those protocol extensions that are only there under some settings."""
         return ["system_shared_memory"] * self.regions.on + ["trace"] * (self.trace.sampling is not None)
+
+    def close(self) -> None:
+        """Let threads and shared memory go."""
+        self.aside.close()
+        self.regions.close()
 
     async def load(self, model: str, parameters: Mapping[str, object]) -> None:
         """Load a model, or load it anew; `control` has been asked."""

@@ -6,9 +6,10 @@ from typing import TypeGuard
 
 from headway.core.errors import RequestError
 from headway.core.tensors import DataType, datatype
-from headway.serve.errors import UnsupportedError
+from headway.serve.errors import TooLargeError, UnsupportedError
 
-_MAX_DIMS = 32
+MAX_DIMS = 32
+_MOST_TEXTS = 1 << 20  # BYTES elements of one request: Python reads one by one, 2-3 million a second
 _UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end")
 
 
@@ -43,6 +44,12 @@ def check_names(names: Sequence[str], what: str, most: int) -> None:
     if len(names) > 1 and len(set(names)) != len(names):
         twice = next(name for number, name in enumerate(names) if name in names[:number])
         raise RequestError(f"{twice[:100]!r} stands twice", where=what)
+
+
+def check_texts(count: int) -> None:
+    """So many BYTES elements may stand in one request."""
+    if count > _MOST_TEXTS:
+        raise TooLargeError(f"{count} elements of BYTES"[:100] + f"; at most {_MOST_TEXTS} are read")
 
 
 def read_id(value: object) -> str:
@@ -112,6 +119,6 @@ def read_kind(name: object, where: str) -> DataType:
 
 def read_shape(value: object, where: str) -> tuple[int, ...]:
     """A shape that holds something."""
-    if not isinstance(value, list) or len(value) > _MAX_DIMS or not all(is_count(dim) and dim for dim in value):
-        raise RequestError(f"shape must be a list of at most {_MAX_DIMS} positive whole numbers", where=where)
+    if not isinstance(value, list) or len(value) > MAX_DIMS or not all(is_count(dim) and dim for dim in value):
+        raise RequestError(f"shape must be a list of at most {MAX_DIMS} positive whole numbers", where=where)
     return tuple(value)

@@ -16,12 +16,12 @@ import numpy as np
 
 from headway.core.errors import RequestError
 from headway.core.tensors import Array, TensorSpec, datatype
-from headway.serve.fields import RequestLimits, read_id, read_priority, read_timeout, refuse_unsupported
+from headway.serve.fields import MAX_DIMS, RequestLimits, read_id, read_priority, read_timeout, refuse_unsupported
 from headway.serve.json_body import json_object
 from headway.serve.json_tensors import from_json, to_json
 from headway.serve.served_model import InferRequest, InferResponse
 
-_MOST_DIMS = 32
+MANY = 1 << 16  # elements; writing more goes to a thread
 
 
 def read(body: bytes, specs: Sequence[TensorSpec], limits: RequestLimits) -> InferRequest:
@@ -53,13 +53,16 @@ def write(response: InferResponse) -> bytes:
     """The JSON that answers. Raises `RequestError` where JSON cannot carry an output."""
     about = {"id": response.id} if response.id else {}
     about |= {"model_name": response.model, "model_version": response.version}
-    return json.dumps({**about, **{spec.name: _plain(spec, value) for spec, value, _ in response.outputs}}).encode()
+    document = {**about, **{spec.name: _plain(spec, value) for spec, value, _ in response.outputs}}
+    if sum(value.size for _, value, _ in response.outputs) < MANY:
+        return json.dumps(document).encode()
+    return "".join(json.JSONEncoder().iterencode(document)).encode()  # in Python, so that other threads run meanwhile
 
 
 def _tensor(value: object, spec: TensorSpec) -> Array:
     shape: list[int] = []
     inner = value
-    while isinstance(inner, list) and inner and len(shape) < _MOST_DIMS:
+    while isinstance(inner, list) and inner and len(shape) < MAX_DIMS:
         shape.append(len(inner))
         inner = inner[0]
     full = (*[1] * (len(spec.shape) - len(shape)), *shape)

@@ -191,7 +191,9 @@ class GrpcServer:
     async def _model_infer(self, request: Any, context: Context) -> Any:
         model = self._plane.model(request.model_name, request.model_version or None)
         left, timeout_s = context.time_remaining(), self._config.request_timeout_s
-        asked = grpc_tensors.decode(request, self._limits, self._extensions.regions)
+        given = request, self._limits, self._extensions.regions
+        long = grpc_tensors.is_long(request)
+        asked = await self._extensions.aside.run(grpc_tensors.decode, *given) if long else grpc_tensors.decode(*given)
         for key, value in context.invocation_metadata() or ():
             if key == "authorization":
                 asked.tenant = tenant(value)

@@ -14,9 +14,11 @@ from headway.core.errors import RequestError
 from headway.core.tensors import Array, DataType
 from headway.serve.binary_tensors import check_size, from_blob, to_blob
 from headway.serve.fields import (
+    MAX_DIMS,
     RequestLimits,
     Slice,
     check_names,
+    check_texts,
     read_classes,
     read_id,
     read_kind,
@@ -31,6 +33,7 @@ from headway.serve.served_model import InferRequest, InferResponse, OutputReques
 from headway.serve.shared_memory import OFF, Regions
 
 _LIMITS = RequestLimits()
+_PART = 1 << 14  # elements that are read in one go; between two, other threads run
 
 # Datatype -> the field that holds its elements. FP16 and BF16 have none.
 _CONTENTS = {
@@ -38,6 +41,12 @@ _CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
+
+
+def is_long(request: Any) -> bool:
+    """Whether decoding takes long: elements are read one by one, and there are many."""
+    typed = not request.raw_input_contents
+    return any((typed or one.datatype == "BYTES") and math.prod(_dims(one)) > _PART for one in request.inputs)
 
 
 def decode(request: Any, limits: RequestLimits = _LIMITS, regions: Regions = OFF) -> InferRequest:
@@ -61,11 +70,13 @@ def decode(request: Any, limits: RequestLimits = _LIMITS, regions: Regions = OFF
     raw = request.raw_input_contents
     if raw and len(raw) != parts.count(None):
         raise RequestError(f"{len(raw)} raw_input_contents for {parts.count(None)} inputs")
-    blobs = iter(raw)
+    blobs, texts = iter(raw), 0
     inputs: dict[str, Array] = {}
     for one, part in zip(described, parts, strict=True):
         where = f"input {one.name[:100]!r}"
-        kind, shape = read_kind(one.datatype, where), read_shape(list(one.shape), where)
+        kind, shape = read_kind(one.datatype, where), read_shape(_dims(one), where)
+        if kind.name == "BYTES":
+            check_texts(texts := texts + math.prod(shape))
         if part is None and not raw:
             inputs[one.name] = _typed(one, kind, shape, where)
             continue
@@ -103,6 +114,12 @@ def encode(response: InferResponse, placed: Mapping[str, Slice] | None = None) -
         else:
             answer.raw_output_contents.append(to_blob(spec, value))
     return answer
+
+
+def _dims(one: Any) -> list[int]:
+    """An input's shape; where it is too long, no more of it than shows that."""
+    dims: list[int] = one.shape[: MAX_DIMS + 1]
+    return dims
 
 
 def _part(one: Any) -> Slice | None:
@@ -147,9 +164,14 @@ def _typed(one: Any, kind: DataType, shape: tuple[int, ...], where: str) -> Arra
         return texts.reshape(shape)
     dtype = np.dtype(kind.numpy)
     if dtype.kind not in "iu" or dtype.itemsize >= 4:
-        return np.fromiter(elements, dtype, len(elements)).reshape(shape)
-    wide = np.fromiter(elements, np.int64, len(elements))
+        return _array(elements, dtype).reshape(shape)
+    wide = _array(elements, np.dtype(np.int64))
     value = wide.astype(dtype)
     if (value != wide).any():
         raise RequestError(f"a number is out of the range of {kind.name}", where=where)
     return value.reshape(shape)
+
+
+def _array(elements: Any, dtype: np.dtype[Any]) -> Array:
+    parts = (elements[start : start + _PART] for start in range(0, len(elements), _PART))
+    return np.concatenate([np.array(part, dtype) for part in parts])

@@ -16,6 +16,7 @@ from headway.serve.fields import RequestLimits
 
 LONG = 1 << 18  # bytes from which JSON is read in a worker thread, and with patience
 _MOST_LISTS = 1 << 18  # millions of them keep the garbage collector busy for seconds
+_MOST_KEYS = 1 << 16  # an object is made of its keys in one go
 
 
 def json_object(text: bytes, limits: RequestLimits) -> dict[str, Any]:
@@ -23,14 +24,14 @@ def json_object(text: bytes, limits: RequestLimits) -> dict[str, Any]:
 
     Raises:
         TooLargeError: it is longer than is read.
-        RequestError: it is no JSON object, or nested too deeply.
+        RequestError: it is no JSON object, has too many keys, or is nested too deeply.
     """
     if len(text) > limits.json_bytes:
         raise TooLargeError(
             f"{len(text)} bytes of JSON; at most {limits.json_bytes} are read", remedy="Send tensors as binary data."
         )
-    if text.count(b"[") + text.count(b"{") > limits.json_depth:  # else it cannot be deeper
-        _check_nesting(text, limits.json_depth)
+    if text.count(b"[") + text.count(b"{") > limits.json_depth or text.count(b":") > _MOST_KEYS:  # else it is neither
+        _check_structure(text, limits.json_depth)
     try:
         document = (_decoder if len(text) < LONG else _patient).decode(text.decode())
     except RecursionError:
@@ -42,8 +43,8 @@ def json_object(text: bytes, limits: RequestLimits) -> dict[str, Any]:
     return document
 
 
-def _check_nesting(text: bytes, depth: int) -> None:
-    """Refuse more lists and objects, or deeper ones, than are read; brackets within texts do not count."""
+def _check_structure(text: bytes, depth: int) -> None:
+    """Refuse more keys, lists and objects, or deeper ones, than are read; what stands within texts does not count."""
     plain = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote that is left begins or ends a text
     codes = np.frombuffer(plain, np.uint8)
     within = np.logical_xor.accumulate(codes == ord('"'))
@@ -55,6 +56,8 @@ def _check_nesting(text: bytes, depth: int) -> None:
         )
     if opens.size and np.where(opens, 1, -1).cumsum().max() > depth:
         raise RequestError(f"the JSON is nested too deeply; at most {depth} levels are read")
+    if (codes[~within] == ord(":")).sum() > _MOST_KEYS:
+        raise RequestError(f"more than {_MOST_KEYS} keys")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

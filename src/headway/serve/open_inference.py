@@ -7,6 +7,7 @@ Every length, count and shape in a body was written by a stranger: each is check
 before anything is allocated from it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from headway.serve.fields import (
     RequestLimits,
     Slice,
     check_names,
+    check_texts,
     is_count,
     read_classes,
     read_id,
@@ -30,7 +32,7 @@ from headway.serve.fields import (
     read_timeout,
     refuse_unsupported,
 )
-from headway.serve.json_body import json_object
+from headway.serve.json_body import LONG, json_object
 from headway.serve.json_tensors import from_json, to_json
 from headway.serve.served_model import InferRequest, InferResponse, OutputRequest
 from headway.serve.shared_memory import OFF, Regions
@@ -75,6 +77,16 @@ def decode(
                 regions.check(one.region)
     inputs = _inputs(header.inputs, body, length, regions)
     return InferRequest(inputs, header.outputs, header.binary, header.id, header.timeout_s, header.priority)
+
+
+def is_long(body: bytes, header_length: str | None) -> bool:
+    """Whether decoding takes long: much JSON, or many BYTES elements. Other tensors are soon read."""
+    if len(body) < LONG:
+        return False
+    if header_length is None or len(header_length) >= len(str(LONG)) or not header_length.isdecimal():
+        return True
+    head = body[: int(header_length)]
+    return b"BYTES" in head or b"\\" in head  # a text can be written so as not to be found
 
 
 def encode(response: InferResponse, placed: Mapping[str, Slice] | None = None) -> tuple[bytes, int | None]:
@@ -149,8 +161,10 @@ def _read(text: bytes, limits: RequestLimits) -> _Header:
     if not inputs:
         raise RequestError("the request has no inputs", remedy='Send {"inputs": [...]}.')
     outputs = _tensors(document.get("outputs") or [], "outputs", limits.tensors)
+    described = tuple(_input(entry) for entry in inputs)
+    check_texts(sum(math.prod(one.shape) for one in described if one.kind.name == "BYTES"))
     return _Header(
-        inputs=tuple(_input(entry) for entry in inputs),
+        inputs=described,
         outputs=tuple(_output(entry, binary) for entry in outputs) or None,
         binary=binary,
         id=read_id(document.get("id", "")),

@@ -27,15 +27,17 @@ class Visit:
         scope: RSGI's description of the request.
         late: whether its task was cancelled because the body did not come in time.
         body_read: to be set once it has come.
+        held: bytes of its body, where they are counted.
     """
 
-    __slots__ = ("_connection", "_since", "_task", "_watcher", "body_read", "late", "scope")
+    __slots__ = ("_connection", "_since", "_task", "_watcher", "body_read", "held", "late", "scope")
 
     def __init__(self, task: "asyncio.Task[None]", connection: Connection, scope: Any, since: float) -> None:
         self._task, self._connection, self.scope, self._since = task, connection, scope, since
         self._watcher: asyncio.Task[None] | None = None
         self.body_read = False
         self.late = False
+        self.held = 0
 
     def look(self, now: float, body_timeout_s: float) -> None:
         """End it if its body is late; else watch for its client once that may matter."""
@@ -67,8 +69,8 @@ class Presence:
         self._timer: asyncio.TimerHandle | None = None
 
     def clients(self) -> set[str]:
-        """`address:port` of every client that waits for an answer."""
-        return {visit.scope.client for visit in self._visits}
+        """`address:port` of every client that waits for an answer; not of one that has not sent all of its request."""
+        return {visit.scope.client for visit in self._visits if visit.body_read}
 
     def begin(self, task: "asyncio.Task[None]", connection: Connection, scope: Any) -> Visit:
         """A request has come; to be followed by `end`."""

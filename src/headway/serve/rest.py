@@ -26,15 +26,15 @@ from headway.serve.errors import (
 from headway.serve.extensions import Extensions
 from headway.serve.fields import RequestLimits
 from headway.serve.json_body import LONG
-from headway.serve.open_inference import decode, encode
-from headway.serve.presence import Connection, Presence
+from headway.serve.open_inference import decode, encode, is_long
+from headway.serve.presence import Connection, Presence, Visit
 from headway.serve.refusals import failure, outcome_of, refusal
 from headway.serve.routes import JSON, Answer, Call, Headers, Route, Routes, WrongMethodError, json_answer, telling
 from headway.serve.served_model import InferRequest, InferResponse, ServedModel, tenant
 
 _BINARY: Headers = [("content-type", "application/octet-stream")]
 _EVENTS: Headers = [("content-type", "text/event-stream; charset=utf-8")]
-_MANY = 1 << 16  # elements; writing more as JSON goes to a thread
+_LARGE = 1 << 20  # bytes of a body that is counted
 _GONE = 499  # as nginx counts a caller that left; nobody receives it
 
 
@@ -64,12 +64,14 @@ class Rest:
         self._extensions = extensions
         self._config = config
         self._limits = RequestLimits(config.max_json_bytes, config.max_json_depth, config.max_tensors)
+        self._aside = extensions.aside
+        self._held = 0
         self._presence = Presence(config.request_timeout_s)
         self.clients = self._presence.clients
         self.routes = Routes()
         self.routes.add(*self._of_the_server(), *self._of_a_model())
         self.routes.add(*rest_repository.routes(extensions, self._limits))
-        self.routes.add(*rest_extensions.routes(extensions, self._limits))
+        self.routes.add(*rest_extensions.routes(extensions))
         self._openapi = json_answer(200, openapi.document(self.routes))
 
     async def __rsgi__(self, scope: Any, protocol: HttpProtocol) -> None:
@@ -86,7 +88,9 @@ class Rest:
                 answer = await route.handler(Call(named, headers))
         except HeadwayError as error:
             answer, outcome, record.path = _refusal(error), outcome_of(error), scope.path
-        except (asyncio.CancelledError, ConnectionError):
+        except (asyncio.CancelledError, ConnectionError) as error:
+            if isinstance(error, ConnectionError):  # it may be that the client only sends no more
+                protocol.response_bytes(400, JSON, b'{"error": "the body broke off"}')
             self._plane.metrics.responded(_GONE)
             self._plane.observer.end(record, _GONE, "cancelled")
             return
@@ -149,40 +153,39 @@ class Rest:
     async def _infer(self, call: Call) -> Answer:
         model, headers, body = self._model(call), call.headers, call.body
         header = headers.get("inference-header-content-length")
-        # A header of six digits and more is long itself; short JSON with long tensors behind it is soon read.
-        if len(body) < LONG or (header is not None and len(header) < len(str(LONG))):
-            request = decode(body, header, model.inputs, self._limits, self._extensions.regions)
-        else:
-            request = await asyncio.to_thread(
-                decode, body, header, model.inputs, self._limits, self._extensions.regions
-            )
+        given = body, header, model.inputs, self._limits, self._extensions.regions
+        request = await self._aside.run(decode, *given) if is_long(body, header) else decode(*given)
         response = await self._answered(call, model, request)
         placed = None
         if request.outputs is not None:
             placed = self._extensions.regions.place(request.outputs, response.outputs)
-        if sum([0 if binary else value.size for _, value, binary in response.outputs]) < _MANY:
+        if sum([0 if binary else value.size for _, value, binary in response.outputs]) < generate.MANY:
             content, length = encode(response, placed)
         else:
-            content, length = await asyncio.to_thread(encode, response, placed)
+            content, length = await self._aside.run(encode, response, placed)
         told = JSON if length is None else [*_BINARY, ("inference-header-content-length", str(length))]
         if (accepted := headers.get("accept-encoding")) is not None:
-            content, encoding = await compress(content, accepted)
+            content, encoding = await compress(content, accepted, self._aside)
             if encoding is not None:
                 told = [*told, ("content-encoding", encoding), ("vary", "accept-encoding")]
         return 200, told, content
 
     async def _answered(self, call: Call, model: ServedModel, request: InferRequest) -> InferResponse:
-        if (credentials := call.headers.get("authorization")) is not None:
-            if len(call.headers.get_all("authorization")) > 1:  # a proxy before us may have looked at the other one
-                raise RequestError("is there twice", where="Authorization")
-            request.tenant = tenant(credentials)
+        if "authorization" in call.headers:
+            found = call.headers.get_all("authorization")
+            if len(found) != 1:  # of two, a proxy before us may have looked at the other; none: it is not ASCII
+                raise RequestError("must be there once, in ASCII", where="Authorization")
+            request.tenant = tenant(found[0])
         return await model.infer(request, self._config.request_timeout_s)
 
     async def _generate(self, call: Call) -> Answer:
         model, given = self._model(call), (call.body, self._model(call).inputs, self._limits)
         long = len(call.body) >= LONG
-        request = await asyncio.to_thread(generate.read, *given) if long else generate.read(*given)
-        return 200, JSON, generate.write(await self._answered(call, model, request))
+        request = await self._aside.run(generate.read, *given) if long else generate.read(*given)
+        response = await self._answered(call, model, request)
+        if sum([value.size for _, value, _ in response.outputs]) < generate.MANY:
+            return 200, JSON, generate.write(response)
+        return 200, JSON, await self._aside.run(generate.write, response)
 
     async def _generate_stream(self, call: Call) -> Answer:
         status, _, content = await self._generate(call)
@@ -221,10 +224,11 @@ class Rest:
         assert task is not None  # noqa: S101  (granian runs every request in a task)
         visit = self._presence.begin(task, protocol, scope)
         try:
-            body = await self._body(call.headers, protocol)
+            body = await self._body(call.headers, protocol, visit)
             visit.body_read = True
             if (encoding := call.headers.get("content-encoding")) is not None:
-                body = await decompress(body, encoding, self._config.max_body_bytes)
+                body = await decompress(body, encoding, self._config.max_body_bytes, self._aside)
+                self._hold(visit, len(body))
             call.body = body
             return await route.handler(call)
         except asyncio.CancelledError:
@@ -232,13 +236,23 @@ class Rest:
                 raise RequestError("the body did not come in time") from None
             raise
         finally:
+            self._held -= visit.held
             self._presence.end(visit)
 
-    async def _body(self, headers: Any, protocol: HttpProtocol) -> bytes:
+    def _hold(self, visit: Visit, size: int) -> None:
+        """Count a large body among those that are held, as far as it has come; 1,000 times 64 MB are too many."""
+        if size > _LARGE:
+            self._held += size - visit.held
+            visit.held = size
+            if self._held > self._config.max_held_bytes:
+                raise FullError(f"large bodies of {self._held} bytes are held, and no more are taken")
+
+    async def _body(self, headers: Any, protocol: HttpProtocol, visit: Visit) -> bytes:
         """The request's body.
 
         Raises:
             TooLargeError: it says so, or turns out so.
+            FullError: too much of other bodies is held.
             ConnectionError: the client went away in the middle.
         """
         most = self._config.max_body_bytes
@@ -247,7 +261,8 @@ class Rest:
             if stated is not None:
                 if int(stated) > most:  # the HTTP layer has refused what is no number
                     raise TooLargeError(f"a body of {stated} bytes; at most {most} are read")
-                return await protocol()
+                if int(stated) <= _LARGE:
+                    return await protocol()
             body = bytearray()  # and not a list of pieces: a flood of tiny ones would take many times their size
             ended = False
             async for piece in protocol:
@@ -257,6 +272,7 @@ class Rest:
                 body += piece
                 if len(body) > most:
                     raise TooLargeError(f"the body has more than {most} bytes")
+                self._hold(visit, len(body))
             return bytes(body)
         except RuntimeError:  # RSGI's "transport is closed"
             raise ConnectionError("the client has gone") from None

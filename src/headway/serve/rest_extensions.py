@@ -4,12 +4,13 @@ from typing import Any
 
 from headway.serve.extensions import Extensions
 from headway.serve.fields import RequestLimits
-from headway.serve.json_body import json_object
+from headway.serve.json_body import LONG, json_object
 from headway.serve.routes import Call, Route, telling
 
 
-def routes(extensions: Extensions, limits: RequestLimits) -> list[Route]:
+def routes(extensions: Extensions) -> list[Route]:
     """Every route."""
+    limits = RequestLimits(json_bytes=LONG)  # more is not read on the event loop, and never meant
 
     def given(call: Call) -> dict[str, Any]:
         return json_object(call.body, limits) if call.body.strip() else {}

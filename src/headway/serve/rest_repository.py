@@ -1,6 +1,5 @@
 """The REST routes of the model repository: its index, and models loaded and unloaded."""
 
-import asyncio
 from typing import Any
 
 from headway.core.errors import RequestError
@@ -35,7 +34,7 @@ def routes(extensions: Extensions, limits: RequestLimits) -> list[Route]:
             raise UnsupportedError(f"there is one repository, which has no name, and not {named[:100]!r}")
         if len(call.body) < LONG:
             return json_object(call.body, limits) if call.body.strip() else {}
-        return await asyncio.to_thread(json_object, call.body, limits)
+        return await extensions.aside.run(json_object, call.body, limits)
 
     async def parameters(call: Call) -> dict[str, Any]:
         found = (await asked(call)).get("parameters", {})

@@ -86,6 +86,7 @@ class InferResponse:
     outputs: list[tuple[TensorSpec, Array, bool]]
 
 
+_MANY = 1 << 14  # elements; to find and write the greatest of more takes a thread
 _Asked = tuple[TensorSpec, bool, int]  # an output, whether it travels as binary, and its classes
 
 
@@ -184,13 +185,17 @@ class ServedModel:
             self._inside -= 1
             if self._emptied is not None and not self._inside:
                 self._emptied.set()
-        answers = [
+        long = any(classes and outputs[spec.name].size > _MANY for spec, _, classes in asked)
+        told = await asyncio.to_thread(self._told, asked, outputs) if long else self._told(asked, outputs)
+        return InferResponse(self.name, self.version, request.id, told)
+
+    def _told(self, asked: Sequence[_Asked], outputs: Mapping[str, Array]) -> list[tuple[TensorSpec, Array, bool]]:
+        return [
             (*classify(spec, outputs[spec.name], classes, self._labels), binary)
             if classes
             else (spec, outputs[spec.name], binary)
             for spec, binary, classes in asked
         ]
-        return InferResponse(self.name, self.version, request.id, answers)
 
     async def _outputs(self, request: InferRequest, asked: Sequence[_Asked], timeout_s: float) -> Mapping[str, Array]:
         """What was asked for, at least: check, (cache), (pre-process), (cache), run, (post-process)."""

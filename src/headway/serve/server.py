@@ -236,7 +236,7 @@ class Server:
             for watch in watching:
                 watch.cancel()
             await self._shut_down(plane, repository, granian, serving, calls)
-            extensions.regions.close()
+            extensions.close()
 
     async def _shut_down(
         self,
@@ -273,9 +273,9 @@ class Server:
 
     def _doorkeepers(self, rest: Rest, http: _Place, grpc: _Place | None) -> list[Doorkeeper]:
         most, timeout_s = self.config.max_connections, self.config.request_timeout_s
-        keepers = [Doorkeeper(http.port, most, grace_s=_IDLE_S, busy=rest.clients)]
+        keepers = [Doorkeeper(http.port, most, grace_s=_IDLE_S, stall_s=timeout_s, busy=rest.clients)]
         if grpc is not None:  # whose calls under way are not known; none takes longer than this
-            keepers.append(Doorkeeper(grpc.port, most, grace_s=2 * timeout_s))
+            keepers.append(Doorkeeper(grpc.port, most, grace_s=2 * timeout_s, stall_s=2 * timeout_s))
         return keepers
 
     def _grpc(self, plane: DataPlane, extensions: Extensions, place: _Place | None) -> "GrpcServer | None":
