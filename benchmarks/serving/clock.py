@@ -16,6 +16,7 @@ from time import thread_time
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Stage(NamedTuple):
@@ -23,7 +24,7 @@ class Stage(NamedTuple):
 
     Attributes:
         name: as the profile calls it.
-        thread: whose it is, "loop" or "run".
+        thread: whose it is, "loop" or "run"; short runs are carried out in the loop too.
         functions: `module:attribute` of each.
     """
 
@@ -37,7 +38,7 @@ STAGES = (
     Stage("route, call the rest, answer", "loop", ("headway.serve.rest:Rest.__rsgi__",)),
     Stage("read the body", "loop", ("headway.serve.rest:Rest._body",)),
     Stage("decode", "loop", ("headway.serve.rest:decode",)),
-    Stage("the model's pipeline", "loop", ("headway.serve.dataplane:ServedModel.infer",)),
+    Stage("the model's pipeline", "loop", ("headway.serve.served_model:ServedModel.infer",)),
     Stage("check against the signature", "loop", ("headway.serve.signature:Signature.check",)),
     Stage("queue, deadline, future", "loop", ("headway.serve.runner:Runner.infer",)),
     Stage(
@@ -61,27 +62,30 @@ class _Here(threading.local):
     stage = -1  # of this thread: none
     since = 0.0
 
+    def __init__(self, stages: int) -> None:
+        self.first = 0 if threading.current_thread() is threading.main_thread() else stages  # among the totals
+
 
 class _Clock:
     def __init__(self, path: Path, stages: int) -> None:
-        path.write_bytes(bytes(8 * stages))
+        path.write_bytes(bytes(2 * 8 * stages))
         with path.open("r+b") as file:
             self._totals = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
-        self._here = _Here()
+        self._here = _Here(stages)
 
     def enter(self, stage: int) -> int:
         """From now on it is this stage; returns the one before, which `leave` wants."""
         here, now = self._here, thread_time()
         before = here.stage
         if before >= 0:
-            self._totals[before] += now - here.since
+            self._totals[here.first + before] += now - here.since
         here.stage, here.since = stage, now
         return before
 
     def leave(self, before: int) -> None:
         """Back to the stage before."""
         here, now = self._here, thread_time()
-        self._totals[here.stage] += now - here.since
+        self._totals[here.first + here.stage] += now - here.since
         here.stage, here.since = before, now
 
 
@@ -126,9 +130,9 @@ def install(path: Path, stages: Sequence[Stage]) -> None:
             setattr(owner, name, _measured(clock, number, getattr(owner, name)))
 
 
-def read(path: Path) -> list[float]:
-    """CPU seconds of each stage so far."""
-    return [float(seconds) for seconds in np.fromfile(path, np.float64)]
+def read(path: Path) -> NDArray[np.float64]:
+    """CPU seconds so far, [2, stages]: in the main thread, which has the event loop, and in all others."""
+    return np.fromfile(path, np.float64).reshape(2, -1)
 
 
 def _measured(clock: _Clock, stage: int, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,10 +10,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from benchmarks.results import ROOT, machine, taken
 from benchmarks.serving import clock, load
 from benchmarks.serving.models import small_cnn
 from benchmarks.serving.servers import Running, serving
+from numpy.typing import NDArray
 
 PAGE = ROOT / "docs" / "serving-profile.md"
 CALLERS = (1, 8, 32, 128)
@@ -25,21 +27,18 @@ GRANIAN = "granian in Rust: sockets, HTTP"
 def measure(server: Running, bodies: Path, callers: int, seconds: float) -> dict[str, float]:
     """CPU microseconds a request by stage, at one level of load."""
 
-    def seen() -> tuple[list[float], float, float]:
+    def seen() -> tuple[NDArray[np.float64], float, float]:
         return clock.read(server.clock), server.cpu_seconds(str(server.process.pid)), server.cpu_seconds()
 
     load.closed(server, bodies, callers, 1)
     stages, loop, whole = seen()
     requests = load.closed(server, bodies, callers, seconds).requests
     stages_after, loop_after, whole_after = seen()
-    spent = [after - before for before, after in zip(stages, stages_after, strict=True)]
-    in_thread = {
-        thread: sum(s for stage, s in zip(clock.STAGES, spent, strict=True) if stage.thread == thread)
-        for thread in ("loop", "run")
-    }
-    found = {stage.name: s for stage, s in zip(clock.STAGES, spent, strict=True)}
-    found[LOOP_REST] = loop_after - loop - in_thread["loop"]
-    found[GRANIAN] = whole_after - whole - (loop_after - loop) - in_thread["run"]
+    spent = stages_after - stages
+    in_loop, elsewhere = spent.sum(axis=1)
+    found = {stage.name: float(s) for stage, s in zip(clock.STAGES, spent.sum(axis=0), strict=True)}
+    found[LOOP_REST] = loop_after - loop - in_loop
+    found[GRANIAN] = whole_after - whole - (loop_after - loop) - elsewhere
     return {name: s / requests * 1e6 for name, s in found.items()}
 
 

@@ -52,7 +52,7 @@ def test_a_stage_counts_without_the_stages_inside_it(stages: ModuleType, tmp_pat
     before = thread_time()
     assert stages.outer() == "done"
     whole = thread_time() - before
-    inner, outer = read(tmp_path / "clock")
+    inner, outer = read(tmp_path / "clock").sum(axis=0)
     assert inner >= 0.02
     assert outer >= 0.01
     assert inner + outer <= whole
@@ -71,7 +71,7 @@ def test_waiting_does_not_count_and_other_tasks_do_not_either(stages: ModuleType
         return await asyncio.gather(*tasks)
 
     assert asyncio.run(two()) == ["done", "done"]
-    inner, waits = read(tmp_path / "clock")
+    inner, waits = read(tmp_path / "clock").sum(axis=0)
     assert 0.04 <= inner < 0.1
     assert 0.02 <= waits < 0.1
 
@@ -87,7 +87,7 @@ def test_cancellation_reaches_the_coroutine(stages: ModuleType, tmp_path: Path) 
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancelled())
-    assert read(tmp_path / "clock")[0] >= 0.02
+    assert read(tmp_path / "clock")[0, 0] >= 0.02
 
 
 def test_threads_do_not_mix(stages: ModuleType, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_threads_do_not_mix(stages: ModuleType, tmp_path: Path) -> None:
     other.start()
     stages.outer()
     other.join()
-    inner, outer = read(tmp_path / "clock")
+    (_, outer), (inner, _) = read(tmp_path / "clock")
     assert 0.02 <= inner < 0.04
     assert 0.01 <= outer < 0.02
 
