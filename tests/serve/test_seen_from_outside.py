@@ -264,7 +264,7 @@ def test_each_request_is_counted_by_how_it_ended(sealed: Seal, gate: Gate) -> No
 
 
 def test_requests_under_way_are_seen(sealed: Seal, gate: Gate) -> None:
-    with serving(sealed("linear")) as server:
+    with serving(sealed("linear"), brief_run_ms=0) as server:
         gate.entered.clear()
         gate.open.clear()
         asking = threading.Thread(target=ask, args=(server, "POST", INFER, FITTING))
@@ -337,7 +337,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 def test_traces_reach_a_collector(sealed: Seal, collector: Collector, gate: Gate) -> None:
-    with serving(sealed("linear"), traces=True, grpc_port=0) as server:
+    with serving(sealed("linear"), traces=True, grpc_port=0, brief_run_ms=0) as server:
         gate.entered.clear()
         gate.open.clear()
         threads = [threading.Thread(target=infer, args=(server, wire)) for wire in ("http", "http", "grpc")]
