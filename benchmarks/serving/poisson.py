@@ -18,6 +18,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,13 +37,14 @@ class _Connection:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.number = -1
+        self.number = -1  # of the request under way
         self.answer = b""
 
     def send(self, number: int, request: bytes) -> None:
-        """Send request `number`."""
+        """Send request `number`. Where the server has closed the connection, `receive` will say so."""
         self.number, self.answer = number, b""
-        self.socket.sendall(request)
+        with suppress(ConnectionError):
+            self.socket.sendall(request)
 
     def receive(self) -> bool:
         """Read what is there. Whether the answer is whole. Raises `ConnectionError` where the server has closed it."""
@@ -82,6 +84,16 @@ def run(
     by_number = {one.socket.fileno(): one for one in free}
     for number in by_number:
         poll.register(number, select.EPOLLIN)
+
+    def renewed(closed: _Connection) -> _Connection:
+        """One in place of one that the server has closed; a closed socket leaves the poll by itself."""
+        del by_number[closed.socket.fileno()]
+        closed.socket.close()
+        new = _Connection(port)
+        by_number[new.socket.fileno()] = new
+        poll.register(new.socket.fileno(), select.EPOLLIN)
+        return new
+
     waiting: deque[int] = deque()
     taken = np.full(len(due), np.inf)
     late = np.zeros(len(due))
@@ -101,10 +113,17 @@ def run(
             continue
         for number, _ in poll.poll(0):
             connection = by_number[number]
-            if connection.receive():
+            try:
+                whole = connection.receive()
+            except ConnectionError:  # its request, if it has one, gets no answer
+                left -= connection.number >= 0
+                free = [one for one in free if one is not connection] + [renewed(connection)]
+                continue
+            if whole:
                 left -= 1
                 if connection.right:
                     taken[connection.number] = perf_counter() - start - due[connection.number]
+                connection.number = -1
                 free.append(connection)
     for connection in by_number.values():
         connection.socket.close()

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import pytest
@@ -15,27 +16,43 @@ BAD = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno"
 
 
 @contextmanager
-def serving(answer: Callable[[int], bytes]) -> Iterator[int]:
-    """A server that answers request after request, of one connection, with what `answer` says of its number."""
+def serving(answer: Callable[[int], bytes], connections: int = 1) -> Iterator[int]:
+    """A server that answers request after request with what `answer` says of its number; to "" it closes.
+
+    It takes so many connections, one after the other.
+    """
+    numbers = count()
+
+    def converse(connection: socket.socket) -> None:
+        seen = b""
+        while piece := connection.recv(65536):
+            seen += piece
+            while seen.startswith(REQUEST):
+                seen = seen[len(REQUEST) :]
+                if not (told := answer(next(numbers))):
+                    return
+                for part in told[:1], told[1:]:  # an answer may come in pieces
+                    connection.sendall(part)
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with connection:
-                number, seen = 0, b""
-                while piece := connection.recv(65536):
-                    seen += piece
-                    while seen.startswith(REQUEST):
-                        seen = seen[len(REQUEST) :]
-                        for byte in (told := answer(number))[:1], told[1:]:  # an answer may come in pieces
-                            connection.sendall(byte)
-                        number += 1
+            for _ in range(connections):
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with connection:
+                    converse(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
         thread.join()
+
+
+def test_a_connection_that_the_server_closes_costs_its_request_and_is_made_anew() -> None:
+    with serving(lambda number: b"" if number % 20 == 19 else GOOD, connections=6) as port:
+        found = poisson.run(port, [REQUEST], [n / 1000 for n in range(1, 101)], connections=1, grace_s=20)
+    assert (found["requests"], found["errors"]) == (95, 5)
 
 
 def test_every_request_is_sent_and_counted() -> None:
