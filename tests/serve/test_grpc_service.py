@@ -6,7 +6,6 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from tests.serve.wire import Gated, behind_gates
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -21,7 +21,6 @@ from headway.bundles.bundle import Bundle
 from headway.core.errors import ConfigError
 from headway.serve.config import ServeConfig
 from headway.serve.grpc_service import HEALTH, SERVICE
-from headway.serve.loading import load_bundle
 from headway.serve.messages import message, methods
 from headway.serve.server import Server
 
@@ -203,37 +202,10 @@ def test_each_failure_has_its_status(sealed: Seal) -> None:
             one.get_cuda_shared_memory_status()
 
 
-class Gated:
-    """A real session behind a gate."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self.inputs, self.outputs, self.thread_safe = session.inputs, session.outputs, True
-        self.gate, self.entered, self.runs = threading.Event(), threading.Event(), 0
-
-    def run(self, inputs: Any) -> Any:
-        self.runs += 1
-        self.entered.set()
-        assert self.gate.wait(20)
-        return self._session.run(inputs)
-
-    def close(self) -> None:
-        self._session.close()
-
-
 @pytest.fixture
 def gated(monkeypatch: pytest.MonkeyPatch) -> list[Gated]:
     """Sessions that are loaded while this fixture lasts stand behind gates."""
-    made: list[Gated] = []
-
-    def behind_a_gate(source: Any, **settings: Any) -> Any:
-        loaded = load_bundle(source, **settings)
-        made.append(Gated(loaded.session))
-        return replace(loaded, session=made[-1])
-
-    monkeypatch.setattr("headway.serve.server.load_bundle", behind_a_gate)
-    monkeypatch.setattr("headway.serve.server.warm_up", lambda *_: None)
-    return made
+    return behind_gates(monkeypatch)
 
 
 def test_deadlines_full_queues_and_shutdown(sealed: Seal, gated: list[Gated]) -> None:
@@ -280,7 +252,7 @@ def test_the_work_of_a_caller_that_left_is_dropped_before_it_runs(sealed: Seal, 
         assert first.code().name == "OK"
         with client(server) as one:
             one.infer("linear", [infer_input(ROWS)])
-        assert gated[0].runs == 2
+        assert len(gated[0].runs) == 2
 
 
 def wait_for(server: Server, line: str) -> None:

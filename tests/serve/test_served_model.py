@@ -1,44 +1,23 @@
 """A served model's way of a request, without a wire: priorities, lengths, and what the model's config says of them."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.wire import Gated
 
 from headway.bundles.bundle import Bundle
 from headway.core.errors import RequestError
-from headway.core.tensors import Array
 from headway.observe.metrics import ModelMetrics
-from headway.runtimes.runtime import Session
 from headway.serve import describe
 from headway.serve.config import ServeConfig
 from headway.serve.loading import load_bundle
 from headway.serve.served_model import InferRequest, ServedModel
 
 Seal = Callable[..., Bundle]
-
-
-class Gated:
-    """A session whose runs wait at a gate, and which remembers what ran."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.inputs, self.outputs, self.thread_safe = session.inputs, session.outputs, session.thread_safe
-        self.gate, self.entered = threading.Event(), threading.Event()
-        self.runs: list[Array] = []
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self.runs.append(inputs["input"])
-        self.entered.set()
-        assert self.gate.wait(20)
-        return self._session.run(inputs)
-
-    def close(self) -> None:
-        self._session.close()
 
 
 def serve(bundle: Bundle, body: Callable[[ServedModel, Gated], Coroutine[Any, Any, None]], **settings: Any) -> None:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from prometheus_client.parser import text_string_to_metric_families
+from tests.serve.wire import behind_gates
 from tritonclient.utils import InferenceServerException
 
 from headway.bundles.bundle import Bundle
 from headway.core.errors import BundleError, ConfigError, HeadwayError, TamperedError
 from headway.serve.config import ServeConfig
-from headway.serve.loading import load_bundle
 from headway.serve.server import Server
 
 Seal = Callable[..., Bundle]
@@ -317,37 +316,10 @@ def test_32_callers_of_whom_some_vanish_get_their_own_answers(sealed: Seal) -> N
         assert 'headway_queued_rows{model="linear",version="1"} 0.0' in metrics
 
 
-class Gated:
-    """A real session behind a gate, which notes the first value of every row it is given."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self.inputs, self.outputs, self.thread_safe = session.inputs, session.outputs, True
-        self.gate, self.entered = threading.Event(), threading.Event()
-        self.ran: list[float] = []
-
-    def run(self, inputs: Any) -> Any:
-        self.ran += inputs["input"][:, 0].tolist()
-        self.entered.set()
-        assert self.gate.wait(20)
-        return self._session.run(inputs)
-
-    def close(self) -> None:
-        self._session.close()
-
-
 def test_the_work_of_a_client_that_hung_up_is_dropped_before_it_runs(
     sealed: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gated: list[Gated] = []
-
-    def behind_a_gate(source: Any, **settings: Any) -> Any:
-        loaded = load_bundle(source, **settings)
-        gated.append(Gated(loaded.session))
-        return replace(loaded, session=gated[0])
-
-    monkeypatch.setattr("headway.serve.server.load_bundle", behind_a_gate)
-    monkeypatch.setattr("headway.serve.server.warm_up", lambda *_: None)
+    gated = behind_gates(monkeypatch)
     with serving(sealed("linear")) as server, client(server) as one:
         first = one.async_infer("linear", [infer_input(np.full((1, 4), 1, np.float32))])
         assert gated[0].entered.wait(10)
