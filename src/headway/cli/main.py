@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, convert, inspect, pack, registry, serve, ship
+from headway.cli import bundle, convert, doctor, inspect, pack, registry, serve, ship
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -27,6 +27,7 @@ app.add_typer(bundle.app, name="bundle")
 app.add_typer(registry.app, name="registry")
 app.command()(convert.convert)
 app.command()(inspect.inspect)
+app.command()(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)
