@@ -70,7 +70,7 @@ def read(path: Path) -> str:
 
 def _own_groups(root: Path) -> dict[str, str]:
     """This process's group by controller; version 2 has one for all, under ""."""
-    found = {}
+    found: dict[str, str] = {}
     for line in read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -100,4 +100,4 @@ def _memory(folder: Path, names: _Names) -> list[tuple[int, int]]:
 
 def _cores(words: list[str]) -> list[float]:
     """From a quota and a period in microseconds; a quota of "max" or -1 is none."""
-    return [int(words[0]) / int(words[1])] if len(words) == 2 and all(w.isdigit() and int(w) for w in words) else []
+    return [int(words[0]) / int(words[1])] if len(words) == 2 and all(w.isdecimal() and int(w) for w in words) else []

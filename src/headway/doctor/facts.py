@@ -29,7 +29,7 @@ _SONAME = re.compile(r"\.so\.(\d+(?:\.\d+)*)$")
 
 def gather(probe: Probe, nvidia: Nvidia) -> Facts:
     """Every version that is known here."""
-    found = {name: (package.version,) for name, package in probe.packages.items()}
+    found: dict[str, tuple[str, ...]] = {name: (package.version,) for name, package in probe.packages.items()}
     found["python"] = (platform.python_version(),)
     if nvidia.driver is not None:
         found["nvidia-driver"] = (nvidia.driver,)

@@ -54,9 +54,8 @@ def of_recipe(path: Path, probe: Probe, rules: Rules) -> list[Finding]:
         else ok("recipe", "headway[ship]", "installed")
     ]
     steps = [name for step in config.steps for name in ([step] if isinstance(step, str) else step)]
-    for name in steps:
-        if name not in plugins.names("headway.steps"):
-            found.append(fail("recipe", "steps", f"nobody offers {name!r}", "Install the package that offers it."))
+    if unknown := [name for name in steps if name not in plugins.names("headway.steps")]:
+        found.append(fail("recipe", "steps", f"nobody offers {', '.join(unknown)}", "Install what offers them."))
     base, size = path.resolve().parent, 0
     for file in (config.model.weights, config.model.onnx) if config.model else ():
         if file is not None and not is_file(base / file):
@@ -175,8 +174,16 @@ def _task(use: str, base: Path) -> Finding:
         there, what = is_file(base / name), f"file {base / name}"
     else:
         top = name.partition(".")[0]
-        there = (bool(top) and find_spec(top) is not None) or (base / top).exists() or is_file(base / f"{top}.py")
+        there = bool(top) and (_importable(top) or (base / top).is_dir() or is_file(base / f"{top}.py"))
         what = f"package {top}"
     if there:
         return ok("recipe", "task", f"{use}: there; it is not run, so that it works is for `headway ship` to find")
     return fail("recipe", "task", f"{use}: there is no {what}", "Check `task.use` in the recipe.")
+
+
+def _importable(top: str) -> bool:
+    """Whether there is such a package; one that has no dot in its name is found without importing anything."""
+    try:
+        return find_spec(top) is not None
+    except ValueError:  # `__main__`
+        return False

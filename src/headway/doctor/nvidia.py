@@ -51,7 +51,7 @@ def look(probe: Probe) -> Nvidia:
     driver = found[1] if found else None
     program = probe.program("nvidia-smi")
     if program is None:
-        return Nvidia(told, driver, trouble="nvidia-smi is not here" if told else "")
+        return Nvidia(told, driver)
     try:
         asked = subprocess.run([program, *_ASK], capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -82,6 +82,9 @@ def check(probe: Probe, nvidia: Nvidia) -> list[Finding]:
         fix = "Start the machine again: a driver that was updated is not loaded before. In a container, start it with"
         words = f"driver {nvidia.driver} is loaded, but no GPU answers: {nvidia.trouble}"
         found.append(fail(_AREA, "driver", words, f"{fix} its GPUs: docker run --gpus all."))
+    elif not nvidia.gpus:
+        words = f"driver {nvidia.driver}; its GPUs are not known, for nvidia-smi is not here"
+        found.append(warn(_AREA, "driver", words, "In a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility"))
     else:
         found.append(ok(_AREA, "driver", str(nvidia.driver)))
     return found + [

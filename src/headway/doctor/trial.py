@@ -1,7 +1,7 @@
 """The small real run: each runtime that is ready runs a tiny model, and torch takes a training step.
 
-Each in a process of its own, so that one that is killed by an instruction that this processor lacks, or never ends, is a
-finding too. Run as `python -m headway.doctor.trial RUNTIME [MODEL.onnx]`, it says what it found in one line of JSON.
+Each in a process of its own, so that one that is killed by an instruction that this processor lacks, or never ends, is
+a finding too. Run as `python -m headway.doctor.trial RUNTIME [MODEL.onnx]`, it says what it found in one line of JSON.
 """
 
 import json
@@ -27,12 +27,10 @@ _FLOAT, _WEIGHTS = 1, np.array([[1, 0, -1], [2, 1, 0], [0, 3, 1], [1, 1, 1]], np
 
 def check(probe: Probe) -> list[Finding]:
     """Run everything that is ready."""
-    found = []
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "tiny.onnx")
         model.write_bytes(tiny_model())
-        for name in plugins.names("headway.runtimes"):
-            found.append(_try(name, str(model)))
+        found = [_try(name, str(model)) for name in plugins.names("headway.runtimes")]
     if "torch" in probe.packages:
         found.append(_try(_TORCH))
     return found
@@ -59,7 +57,7 @@ def _try(name: str, *arguments: str) -> Finding:
 
 
 def tiny_model() -> bytes:
-    """An ONNX file of 150 bytes that computes `y = x @ weights`, [batch, 4] -> [batch, 3], made without the onnx package.
+    """An ONNX file of 159 bytes that computes `y = x @ weights`, [batch, 4] -> [batch, 3], made without onnx.
 
     Field numbers are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
     """
