@@ -54,4 +54,6 @@ def verdict(findings: list[Finding]) -> Severity:
 
 def megabytes(count: float) -> str:
     """Bytes for people, in units of 10^6 or 10^9."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.3g} MB"
