@@ -43,9 +43,7 @@ def join(parent: Profile, child: Profile) -> tuple[Row, ...]:
             left = [[i for i in theirs if i not in partners.values()], [i for i in ours if i not in partners]]
             if len(left[0]) == len(left[1]):
                 partners |= dict(zip(left[1], left[0], strict=True))
-    rows = [
-        Row(parent.layers[partners[i]] if i in partners else None, layer) for i, layer in enumerate(child.layers)
-    ]
+    rows = [Row(parent.layers[partners[i]] if i in partners else None, layer) for i, layer in enumerate(child.layers)]
     taken = set(partners.values())
     return (*rows, *(Row(layer, None) for i, layer in enumerate(parent.layers) if i not in taken))
 

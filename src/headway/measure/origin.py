@@ -64,7 +64,7 @@ class Origins:
         return _aliases([found.name, *found.outputs, *constants, *names]), max(shapes, key=len, default=())
 
     def _layer(self, names: Iterable[str]) -> Node | None:
-        for name in (wanted for name in names for wanted in (name, stem(name))):
+        for name in (spelt for given in names for spelt in (given, stem(given))):
             if name in self._layers:
                 return self._layers[name]
             if name in self._makers and (found := self._back(name)) is not None:

@@ -95,7 +95,7 @@ def profile(
         inputs: of every run, by name, [rows, ...].
         device: to run on.
         threads: of a run.
-        seconds: to spend, about; a slow model is run 86 times nevertheless.
+        seconds: to spend, about; a slow model is run 166 times nevertheless.
         progress: told of each round.
 
     Raises:
@@ -112,9 +112,11 @@ def profile(
             stack.callback(plain[name].close)
             recorded[name + _RECORDED] = runtime.profile(file, device=device, threads=threads)
             stack.callback(recorded[name + _RECORDED].close)
-        runs = {name: partial(session.run, inputs) for name, session in (*plain.items(), *recorded.items())}
         taken = interleave(
-            runs,
+            {
+                **{name: partial(session.run, inputs) for name, session in plain.items()},
+                **{name: partial(session.run, inputs) for name, session in recorded.items()},
+            },
             seconds=seconds,
             least_rounds=_LEAST_ROUNDS,
             most_rounds=_MOST_ROUNDS,
