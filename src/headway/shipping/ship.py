@@ -13,7 +13,7 @@ from headway.bundles.processing import Prepared, open_processing
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
 from headway.core.errors import MissingDependencyError, TaskError
-from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, home, write_atomic
+from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, write_atomic
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
@@ -27,7 +27,7 @@ from headway.shipping.plan import plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
-from headway.shipping.store import Store
+from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
 
 
@@ -79,7 +79,7 @@ class _Road:
         self.task = load_task(asked.use, asked.args, recipe.base)
         check(self.task, progress)
         self.identity = identify(recipe, self.task, source_digest(asked.use, recipe.base))
-        self.store = Store(home() / "cache" / "ship", progress, fresh=fresh)
+        self.store = Store(ship_cache(), progress, fresh=fresh)
         self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
