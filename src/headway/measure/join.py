@@ -48,6 +48,45 @@ def join(parent: Profile, child: Profile) -> tuple[Row, ...]:
     return (*rows, *(Row(layer, None) for i, layer in enumerate(parent.layers) if i not in taken))
 
 
+@dataclass(frozen=True)
+class Line:
+    """Some rows as one: kinds are "" where a side has none, `count` is of the child's operators, or of the parent's."""
+
+    name: str
+    parent: str
+    parent_ms: float
+    child: str
+    child_ms: float
+    count: int = 1
+
+
+def condense(parent: Profile, child: Profile, most: int) -> tuple[Line, ...]:
+    """The join for people: layers that found each other one by one, the rest by kind, and what the runtimes keep.
+
+    The dearest come first. From the `most`-th on they are one line, so that both columns still add up to both runs.
+    """
+    lines, alone = [], dict[tuple[str, str], list[Row]]()
+    for row in join(parent, child):
+        if row.parent and row.child:
+            name = (row.child.aliases or (row.child.name,))[0]
+            lines.append(Line(name, row.parent.kind, row.parent.ms, row.child.kind, row.child.ms))
+        else:
+            kinds = (row.parent.kind if row.parent else "", row.child.kind if row.child else "")
+            alone.setdefault(kinds, []).append(row)
+    for (theirs, ours), rows in alone.items():
+        lines.append(_sum("only in the " + ("variant" if ours else "parent"), theirs, ours, rows))
+    lines.sort(key=lambda line: line.parent_ms + line.child_ms, reverse=True)
+    if left := lines[most:]:
+        rest = Line("the others", "", sum(x.parent_ms for x in left), "", sum(x.child_ms for x in left), len(left))
+        lines = [*lines[:most], rest]
+    return (*lines, Line("outside operators", "", parent.outside_ms, "", child.outside_ms))
+
+
+def _sum(name: str, theirs: str, ours: str, rows: Sequence[Row]) -> Line:
+    parent = sum(row.parent.ms for row in rows if row.parent)
+    return Line(name, theirs, parent, ours, sum(row.child.ms for row in rows if row.child), len(rows))
+
+
 def _by_name(theirs: Sequence[Layer], at: Sequence[int], ours: Sequence[Layer], of: Iterable[int]) -> dict[int, int]:
     """Pairs (position in `ours`, position in `theirs`) that share an alias, each position once."""
     known: dict[str, list[int]] = {}

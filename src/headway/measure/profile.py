@@ -22,7 +22,7 @@ from headway.measure.origin import Origins
 from headway.runtimes.profiling import Operator, Profiles, ProfilingSession
 from headway.runtimes.runtime import Runtime, Session
 
-_LEAST_ROUNDS, _MOST_ROUNDS = 20, 50
+_LEAST_ROUNDS, _MOST_ROUNDS = 5, 50
 _WARM = 3  # runs that `interleave` makes before its rounds
 _RECORDED = " recorded"
 
@@ -95,7 +95,7 @@ def profile(
         inputs: of every run, by name, [rows, ...].
         device: to run on.
         threads: of a run.
-        seconds: to spend, about; a slow model is run 166 times nevertheless.
+        seconds: to spend, about; a slow model is run 46 times nevertheless.
         progress: told of each round.
 
     Raises:
@@ -161,7 +161,7 @@ def _profile(
     return Profile(
         layers=tuple(layers),
         ms=ms,
-        outside_ms=ms - float(own.sum()),
+        outside_ms=max(0.0, ms - float(own.sum())),
         recorded_ms=recorded_ms,
         taken_off_ms=off,
         rows=rows,

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from headway.core.tensors import Array, TensorSpec
 from headway.runtimes.onnx_graph import Graph
+from headway.runtimes.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ProfilingSession(Protocol):
 
 
 @runtime_checkable
-class Profiles(Protocol):
+class Profiles(Runtime, Protocol):
     """A runtime that can profile."""
 
     def profile(self, path: Path, *, device: str = "cpu", threads: int = 1) -> ProfilingSession:
