@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +33,11 @@ class Cause(BaseModel):
     operators: tuple[str, ...]
     ms: float
     share: float
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it, for `--json`."""
+        found = self.model_dump(mode="json", exclude={"remedy"})
+        return {**found, "try": self.remedy}
 
 
 class Evidence:

@@ -82,6 +82,15 @@ def condense(parent: Profile, child: Profile, most: int) -> tuple[Line, ...]:
     return (*lines, Line("outside operators", "", parent.outside_ms, "", child.outside_ms))
 
 
+def totals(profile: Profile) -> list[tuple[str, int, float]]:
+    """Kind, number of operators and milliseconds, the dearest kind first; the last is what is outside operators."""
+    kinds: dict[str, list[float]] = {}
+    for layer in profile.layers:
+        kinds.setdefault(layer.kind, []).append(layer.ms)
+    found = [(kind, len(taken), sum(taken)) for kind, taken in kinds.items()]
+    return [*sorted(found, key=lambda row: row[2], reverse=True), ("outside operators", 1, profile.outside_ms)]
+
+
 def _sum(name: str, theirs: str, ours: str, rows: Sequence[Row]) -> Line:
     parent = sum(row.parent.ms for row in rows if row.parent)
     return Line(name, theirs, parent, ours, sum(row.child.ms for row in rows if row.child), len(rows))

@@ -1,4 +1,4 @@
-"""Two joined profiles as a piece of HTML: causes, a bar for each layer, and how it was measured."""
+"""Two joined profiles as HTML: causes, a bar for each layer, and how it was measured."""
 
 from importlib.resources import files
 
@@ -24,3 +24,12 @@ def joined(comparison: Comparison, parent: str, child: str) -> str:
     longest = max(1e-9, *(max(line.parent_ms, line.child_ms) for line in lines))
     piece = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return piece.render(comparison=comparison, parent=parent, child=child, lines=lines, scale=_BAR / longest)
+
+
+def page(comparison: Comparison, parent: str, child: str) -> str:
+    """The same as a page of its own, which opens offline."""
+    from jinja2 import Environment
+
+    template = files("headway.shipping").joinpath("profile.html.j2").read_text(encoding="utf-8")
+    piece = joined(comparison, parent, child)
+    return Environment(autoescape=True).from_string(template).render(parent=parent, child=child, piece=piece)

@@ -31,10 +31,7 @@ class Slower:
 
     def document(self) -> dict[str, Any]:
         """What `headway ship --json` prints of it."""
-        causes = [
-            {"cause": it.cause, "evidence": it.evidence, "try": it.remedy, "operators": it.operators, "share": it.share}
-            for it in self.comparison.causes
-        ]
+        causes = [cause.document() for cause in self.comparison.causes]
         unknown = {"cause": "unknown", "evidence": self.comparison.summary, "try": ""}
         first = {key: causes[0][key] for key in unknown} if causes else unknown
         return {"than": self.over.parent, "speedup": list(self.over.speedup), **first, "causes": causes}
