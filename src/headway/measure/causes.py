@@ -4,6 +4,7 @@ Each rule looks at the joined profiles for one thing that is known to cost more 
 costs here. No operator counts for two of them. `docs/decisions/0036-why-not-faster.md` says what each was seen on.
 """
 
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from math import prod
 from operator import attrgetter
@@ -133,20 +134,15 @@ def _misaligned(evidence: Evidence) -> Cause | None:
 
 def _islands(evidence: Evidence) -> Cause | None:
     """Float operators between conversions, within a graph of 8 bits."""
-    inside: dict[str, Layer] = {}
-    pairs: dict[str, Layer] = {}
-    for layer in evidence.child.layers:
-        if layer.kind == "DequantizeLinear" and evidence.before(layer):
-            reached = [reader for reader in evidence.after(layer) if reader.kind not in _PAIRS]
-            if reached:
-                pairs[layer.name] = layer
-            inside |= {reader.name: reader for reader in reached}
-        elif layer.kind == "QuantizeLinear" and evidence.before(layer):
-            pairs[layer.name] = layer
-    floats = [layer for layer in inside.values() if layer.kind not in _ORDERS]
-    if not pairs or not floats:
+    opens = [it for it in evidence.child.layers if it.kind == "DequantizeLinear" and evidence.before(it)]
+    closes = [it for it in evidence.child.layers if it.kind == "QuantizeLinear"]
+    inside = _floats(opens, evidence.after) & _floats(closes, evidence.before)
+    ends = {it.name for it in opens if inside & {reader.name for reader in evidence.after(it)}}
+    ends |= {it.name for it in closes if inside & {maker.name for maker in evidence.before(it)}}
+    floats = [it for it in evidence.child.layers if it.name in inside and it.kind not in CONVERSIONS]
+    if not floats:
         return None
-    layers = evidence.pick(lambda layer: layer.name in pairs or layer.name in inside)
+    layers = evidence.pick(lambda layer: layer.name in ends | inside)
     without = [layer for layer in floats if layer.kind not in _HAVE_8_BITS]
     kept = [layer for layer in floats if layer.kind in _HAVE_8_BITS]
     why = [f"{kinds(without)}, which ONNX Runtime computes in 32 bits only"] if without else []
@@ -155,11 +151,22 @@ def _islands(evidence: Evidence) -> Cause | None:
         "unfused Q/DQ islands",
         layers,
         lost_ms,
-        f"{len(pairs)} conversions stand around {' and '.join(why)}: {{ms}}, {{share}}",
+        f"{len(ends)} conversions stand around {' and '.join(why)}: {{ms}}, {{share}}",
         "`mixed` in the quantize step, which weighs what 8 bits save against conversions"
         + ("" if without else "; or fewer in `keep_fp32`")
         + ("; a ReLU in its place, if the model may change" if any(it.kind in _ACTIVATIONS for it in without) else ""),
     )
+
+
+def _floats(ends: Sequence[Layer], follow: Callable[[Layer], list[Layer]]) -> set[str]:
+    """Names of what is met from `ends` before the next conversion."""
+    ahead, met = [layer for end in ends for layer in follow(end)], set[str]()
+    while ahead:
+        layer = ahead.pop()
+        if layer.kind not in _PAIRS and layer.name not in met:
+            met.add(layer.name)
+            ahead += follow(layer)
+    return met
 
 
 def _reformats(evidence: Evidence) -> Cause | None:
@@ -177,21 +184,6 @@ def _reformats(evidence: Evidence) -> Cause | None:
         if blocked
         else "neighbouring layers in one precision: what has an 8-bit kernel between 8-bit layers, or a whole block in "
         "`keep_fp32`",
-    )
-
-
-def _casts(evidence: Evidence) -> Cause | None:
-    """Types that the runtime has no kernels for."""
-    layers = evidence.pick(lambda layer: layer.kind == "Cast" and evidence.alone(layer))
-    if not layers:
-        return None
-    return evidence.cause(
-        "no kernel for the datatype",
-        layers,
-        lost_ms,
-        f"values are widened and narrowed around operators without a kernel for their datatype: {counted(layers)} "
-        "take {ms}, {share}",
-        "32-bit floats on this device, or 8 bits by the quantize step",
     )
 
 
@@ -213,7 +205,7 @@ def _kernels(evidence: Evidence) -> Cause | None:
         layers,
         lost_ms,
         f"{counted(layers)}"
-        + (f" ({grouped} of them depthwise)" if grouped else "")
+        + (f" ({grouped} with one input channel a group)" if grouped else "")
         + " take {ms} more, {share}, than in 32 bits",
         f"{remedy}, or `mixed`, which measures each layer",
     )
@@ -240,7 +232,7 @@ def _unfused(evidence: Evidence) -> Cause | None:
     )
 
 
-_RULES = (_dynamic, _misaligned, _islands, _reformats, _casts, _kernels, _unfused)
+_RULES = (_dynamic, _misaligned, _islands, _reformats, _kernels, _unfused)
 
 
 def _small(evidence: Evidence) -> Cause | None:
@@ -275,7 +267,7 @@ def _unchanged(evidence: Evidence) -> Cause | None:
     dearest = listed.split(",")[0].split()[-1]
     return Cause(
         cause="unchanged operators",
-        evidence=f"{ms:.3f} ms, {ms / evidence.child.ms:.0%} of the run, is in operators that run as before: {kinds}",
+        evidence=f"{ms:.3f} ms, {ms / evidence.child.ms:.0%} of the run, is in operators that run as before: {listed}",
         remedy="a step that reaches these layers"
         if dearest in PRODUCTS
         else f"another form of {dearest}, which no step makes faster",

@@ -2,8 +2,9 @@
 
 A profiler adds a few microseconds to each operator, which doubles the time of a small model. So runs with and without
 it alternate, and the same amount is taken off every operator, so that what is left adds up to the run without it. What
-operators do not account for is the runtime's own. A time is the mean of the quicker half of the runs: what disturbs a
-run only adds to it, and a mean is finer than the whole microseconds that a profiler writes.
+operators do not account for is the runtime's own, and on a busy machine what other processes took. A time is the mean
+of the quickest quarter of the runs: what disturbs a run only adds to it, and a mean is finer than the whole
+microseconds that a profiler writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -182,4 +183,4 @@ def taken_off(raw: NDArray[np.float64], ms: float) -> float:
 
 def _typical(taken: Sequence[float] | NDArray[np.float64]) -> float:
     ordered = np.sort(taken)
-    return float(ordered[: (len(ordered) + 1) // 2].mean())
+    return float(ordered[: (len(ordered) + 3) // 4].mean())

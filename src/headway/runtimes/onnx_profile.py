@@ -6,15 +6,14 @@ Event names and fields are those of ONNX Runtime's trace: a node's event is call
 
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway.core.errors import FormatError
 from headway.core.tensors import Array
-from headway.runtimes.onnx_graph import read_graph
+from headway.runtimes.onnx_graph import Graph, read_graph
 from headway.runtimes.profiling import Operator
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 _EVENT = "_kernel_time"
 _BLOCKED = "com.microsoft.nchwc."
+_Event = tuple[str, str, str]  # a node's name in the trace, its kind, and its index
 
 
 class OnnxProfilingSession:
@@ -69,25 +69,7 @@ class OnnxProfilingSession:
             graph = read_graph(self._optimized)
         finally:
             self.close()
-        taken: dict[str, list[float]] = defaultdict(list)
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
-                taken[event["name"].removesuffix(_EVENT)].append(float(event["dur"]))
-        nodes = {node.name: node for node in graph.nodes}
-        if len(nodes) != len(graph.nodes) or not taken.keys() >= nodes.keys():
-            raise FormatError("ONNX Runtime's trace does not name the nodes of its graph; it cannot be read")
-        return tuple(
-            Operator(
-                name=node.name,
-                kind=node.operator.rpartition(".")[2],
-                blocked=node.operator.startswith(_BLOCKED),
-                inputs=node.inputs,
-                outputs=node.outputs,
-                weights={name: graph.weights[name] for name in node.inputs if name in graph.weights},
-                microseconds=tuple(taken[node.name]),
-            )
-            for node in (nodes[name] for name in taken if name in nodes)
-        )
+        return _operators(graph, _by_event(events))
 
     def close(self) -> None:
         """End the recording and remove its files."""
@@ -96,3 +78,39 @@ class OnnxProfilingSession:
             self._session.end_profiling()
         self._session.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _by_event(events: Iterable[Mapping[str, Any]]) -> dict[_Event, list[float]]:
+    """Microseconds of each node's runs, in the order of execution."""
+    taken: dict[_Event, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            about = event["args"]
+            key = event["name"].removesuffix(_EVENT), about["op_name"], about["node_index"]
+            taken.setdefault(key, []).append(float(event["dur"]))
+    return taken
+
+
+def _operators(graph: Graph, taken: Mapping[_Event, list[float]]) -> tuple[Operator, ...]:
+    """The graph's nodes with their times. Events of nodes within a loop or a branch are left over."""
+    left = list(taken)
+    found = []
+    for node in graph.nodes:
+        kind = node.operator.rpartition(".")[2]
+        # A node without a name goes by its kind and index in the trace.
+        event = next((e for e in left if e[0] == (node.name or f"{kind}_{e[2]}") and e[1] == kind), None)
+        if event is None:
+            raise FormatError(f"ONNX Runtime's trace has no {kind} {node.name!r}, which its graph has")
+        left.remove(event)
+        operator = Operator(
+            name=event[0],
+            kind=kind,
+            blocked=node.operator.startswith(_BLOCKED),
+            inputs=node.inputs,
+            outputs=node.outputs,
+            weights={name: graph.weights[name] for name in node.inputs if name in graph.weights},
+            microseconds=tuple(taken[event]),
+        )
+        found.append((event, operator))
+    position = {event: i for i, event in enumerate(taken)}
+    return tuple(operator for _, operator in sorted(found, key=lambda pair: position[pair[0]]))
