@@ -22,6 +22,7 @@ from headway.runtimes.runtime import Runtime, Session
 from headway.shipping import gate
 from headway.shipping.build import Builder, Built, identify
 from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
+from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage
 from headway.shipping.plan import plans
 from headway.shipping.processing import Declaration, digest
@@ -208,13 +209,18 @@ class _Road:
         key: Mapping[str, Any],
     ) -> Bundle:
         """Seal what passed, or take the same bundle from an earlier run, and put a copy at `out`."""
+        samples = with_own(golden(session, self.task.parts.test), {id_: subjects[id_].session for id_ in passed})
+        own = {
+            id_: own_tolerance(samples, id_, subjects[id_].session, quantized=j.built.precision != "fp32")
+            for id_, j in passed.items()
+        }
         draft = Draft(
             name=self.recipe.config.name,
             version=Registry().next_version(self.recipe.config.name) if self.register else "1",
             inputs=subjects[chosen].session.inputs,
             outputs=subjects[chosen].session.outputs,
             labels=self.task.labels,
-            variants=tuple(_variant(id_, j, evaluation) for id_, j in passed.items()),
+            variants=tuple(_variant(id_, j, evaluation, own[id_]) for id_, j in passed.items()),
             chosen=chosen,
             contract=self.contract,
             lineage=lineage(self.recipe, self.identity, {id_: j.built.records for id_, j in passed.items()}),
@@ -222,7 +228,6 @@ class _Road:
         models = {id_: j.built.file for id_, j in passed.items()}
 
         def build(out: Path, scratch: Path) -> None:
-            samples = golden(session, self.task.parts.test)
             made = seal(out / "bundle", draft, models=models, golden=samples, report=html, processing=self.prepared)
             prove(made)
 
@@ -260,7 +265,7 @@ def prove(bundle: Bundle) -> None:
         session.close()
 
 
-def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:
+def _variant(id_: str, judged: Judged, evaluation: Evaluation, own: dict[str, float]) -> Variant:
     return Variant(
         id=id_,
         file="",
@@ -269,6 +274,7 @@ def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:
         precision=judged.built.precision,
         steps=tuple(step.name for step in judged.built.plan.steps),
         tolerance=evaluation.tolerances[id_],
+        own_tolerance=own,
         scorecard=judged.card,
         gate=judged.gate,
     )
