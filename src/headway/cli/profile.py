@@ -72,10 +72,10 @@ def _compare(found: "Comparison", parent: str, child: str) -> None:
         [
             f"{line.name} ({line.count})" if line.count > 1 else line.name,
             line.parent,
-            f"{line.parent_ms:.4f}",
+            f"{line.parent_ms:.4f}" if line.parent or not line.child else "",
             line.child,
-            f"{line.child_ms:.4f}",
-            f"{line.child_ms / line.parent_ms:.2f}" if line.parent and line.child else "",
+            f"{line.child_ms:.4f}" if line.child or not line.parent else "",
+            f"{line.child_ms / line.parent_ms:.2f}" if line.parent and line.child and line.parent_ms > 0 else "",
         ]
         for line in condense(found.parent, found.child, _LINES)
     ]
