@@ -12,7 +12,7 @@ from headway.measure.leak import BOUND, Leak, watch
 from headway.runtimes.formats import Format, recognise
 from headway.runtimes.runtime import Runtime
 from headway.shipping.golden_inputs import Inputs
-from headway.shipping.pack import RUNTIME, answers
+from headway.shipping.pack import RUNTIME, samples_for
 
 
 class Subject(NamedTuple):
@@ -53,7 +53,7 @@ def leak(
     runtime: Runtime = plugins.load("headway.runtimes", subject.runtime)()
     session = runtime.load(subject.file, threads=subject.threads)
     try:
-        inputs = subject.inputs or [sample.inputs for sample in answers(session, None, None, str(target))[0]]
+        inputs = subject.inputs or [sample.inputs for sample in samples_for(session, None, None, str(target))[0]]
         turn = itertools.cycle(inputs)
         return watch(lambda: session.run(next(turn)), rounds=rounds, bound=bound, progress=progress, title="run")
     finally:

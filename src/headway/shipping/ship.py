@@ -28,6 +28,7 @@ from headway.shipping.plan import plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
+from headway.shipping.slower import explain
 from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
 
@@ -92,6 +93,10 @@ class _Road:
             original = self._original(open_sessions)
             subjects = self._subjects(built, open_sessions)
             evaluation, key = self._evaluation(original, subjects)
+            example = self.builder.example(1)
+            slower = explain(
+                evaluation.over_parent, subjects, example, self.recipe.config.target, self.store, self.progress
+            )
             judged = {id_: self._judge(subject, evaluation.cards[id_]) for id_, subject in subjects.items()}
             passed = {id_: j for id_, j in judged.items() if j.gate.outcome == "pass"}
             nearest = best(passed) if passed else max(judged, key=lambda id_: judged[id_].margin)
@@ -99,12 +104,14 @@ class _Road:
                 undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
                 verdict: Verdict = "insufficient" if undecided else "refused"
                 report = self.out.with_name(self.out.name + ".refused.html")
-                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation))
-                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation)
-            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation)
+                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower))
+                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower)
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower)
             bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
-        return ShipResult("shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation)
+        return ShipResult(
+            "shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation, slower
+        )
 
     def _prepared(self, declaration: Declaration) -> Prepared:
         """The processing, held against the model as it is before any training: its shapes stay."""
