@@ -130,7 +130,7 @@ def test_with_a_library_hidden_the_command_says_so_and_imports_no_engine(tmp_pat
         "finally:\n    print(*{'torch', 'onnx', 'onnxruntime', 'sklearn'} & set(sys.modules), file=sys.stderr)"
     )
     asked = subprocess.run(
-        [sys.executable, "-S", "-c", code, "doctor", "--json"],
+        [sys.executable, "-S", "-c", code, "doctor", str(SRC.parent / "examples/digits.yaml"), "--json"],
         capture_output=True, text=True, check=False, env=_environment(tmp_path) | {"PYTHONPATH": f"{SRC}:{hidden}"},
     )  # fmt: skip
     assert asked.returncode == 4, asked.stderr

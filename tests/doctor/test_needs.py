@@ -1,6 +1,5 @@
 """What a bundle or a recipe needs, against machines that lack it."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,8 +160,15 @@ def test_a_step_that_nobody_offers(ready: Place, tmp_path: Path) -> None:
     assert "shrink" in recipe(ready, tmp_path, "os:x", "prune, shrink: {a: 1}")["steps"].found
 
 
+def test_a_recipe_with_processing_needs_its_packages(ready: Place, tmp_path: Path) -> None:
+    (tmp_path / "processing.yaml").write_text("inputs: {picture: [decode, normalise, feed: x]}\n")
+    for given in ("processing.yaml", "{inputs: {picture: [decode, normalise, feed: x]}}"):
+        path = write(tmp_path / "r.yaml", RECIPE % ("os:x", "") + f"processing: {given}\n")
+        found = {f.what: f for f in examine(str(path), probe=ready.probe).findings if f.area == "recipe"}
+        assert found["processing"].fix == "pip install 'headway[images]'"
+
+
 def test_a_recipe_that_is_wrong(ready: Place, tmp_path: Path) -> None:
     path = write(tmp_path / "r.yaml", "name: x\ntsk: {}\n")
     with pytest.raises(ConfigError, match=r"r\.yaml:2"):
         examine(str(path), probe=ready.probe)
-    assert os.environ["HEADWAY_HOME"]

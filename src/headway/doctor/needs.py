@@ -1,13 +1,15 @@
 """What a bundle or a recipe needs, against what is here. Nothing of a user's is imported or run."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from headway.bundles.bundle import Bundle
 from headway.bundles.manifest import Variant
 from headway.core import machine, plugins
-from headway.core.config import read_yaml, validate
+from headway.core.config import Source, read_yaml, validate
 from headway.core.files import is_file
 from headway.core.machine import Machine
 from headway.doctor.finding import Finding, fail, megabytes, ok, warn
@@ -15,6 +17,7 @@ from headway.doctor.packages import installed, unmet
 from headway.doctor.probe import Probe
 from headway.doctor.rules import Rules
 from headway.doctor.system import listening, space
+from headway.processing.declaration import Processing
 from headway.serve.config import ServeConfig
 
 
@@ -24,7 +27,7 @@ def of_bundle(bundle: Bundle, probe: Probe, rules: Rules, here: Machine) -> list
     size = sum(record.size for record in manifest.files.values())
     found = [
         _runtimes(bundle, probe, rules),
-        *_stages(bundle, probe, rules),
+        *_stages("bundle", manifest.processing, probe, manifest.lineage.packages),
         *_memory(bundle, probe),
         *_int8(manifest.variants, here),
         _disk(probe, size, "a copy of the bundle, which is what is loaded"),
@@ -57,6 +60,7 @@ def of_recipe(path: Path, probe: Probe, rules: Rules) -> list[Finding]:
     if unknown := [name for name in steps if name not in plugins.names("headway.steps")]:
         found.append(fail("recipe", "steps", f"nobody offers {', '.join(unknown)}", "Install what offers them."))
     base, size = path.resolve().parent, 0
+    found += _stages("recipe", _declared(config.processing, source, base), probe, {})
     for file in (config.model.weights, config.model.onnx) if config.model else ():
         if file is not None and not is_file(base / file):
             found.append(fail("recipe", "model", f"no such file: {base / file}", "Check the path in the recipe."))
@@ -84,23 +88,33 @@ def _runtimes(bundle: Bundle, probe: Probe, rules: Rules) -> Finding:
     return fail("bundle", "runtimes", words, fix)
 
 
-def _stages(bundle: Bundle, probe: Probe, rules: Rules) -> list[Finding]:
-    """The packages of its processing."""
-    processing = bundle.manifest.processing
+def _declared(given: str | dict[str, Any] | None, source: Source, base: Path) -> Processing | None:
+    """The processing that a recipe declares, there or in a file beside it."""
+    from headway.shipping.processing import Declaration
+
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return Declaration.load(base / given).declared
+    return Declaration.of(given, source, base, ("processing",)).declared
+
+
+def _stages(area: str, processing: Processing | None, probe: Probe, lineage: Mapping[str, str]) -> list[Finding]:
+    """The packages of its processing; `lineage` has the versions that it was sealed with."""
     stages = [stage for _, chain in processing.chains() for stage in chain] if processing is not None else []
     extras = {stage.extra: stage.package for stage in stages if stage.extra}
     found = []
     for extra, package in extras.items():
-        sealed = bundle.manifest.lineage.packages.get(package.lower())
+        sealed = lineage.get(package.lower())
         have = probe.packages.get(package.lower())
         if have is None:
             words, fix = f"its stages need {package}, which is not installed", f"pip install 'headway[{extra}]'"
-            found.append(fail("bundle", "processing", words, fix))
+            found.append(fail(area, "processing", words, fix))
         elif sealed not in (None, have.version):
             words = f"{package} {have.version}, where it was sealed with {sealed}: its golden samples decide"
-            found.append(warn("bundle", "processing", words, f"If they fail: pip install {package}=={sealed}"))
+            found.append(warn(area, "processing", words, f"If they fail: pip install {package}=={sealed}"))
         else:
-            found.append(ok("bundle", "processing", f"{package} {have.version}"))
+            found.append(ok(area, "processing", f"{package} {have.version}"))
     return found
 
 

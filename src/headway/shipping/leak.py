@@ -9,7 +9,7 @@ from headway.core import plugins
 from headway.core.errors import UsageError
 from headway.core.progress import SILENT, Progress
 from headway.measure.leak import BOUND, Leak, watch
-from headway.runtimes.formats import Format, recognise
+from headway.runtimes.formats import Format, recognise, require_onnx
 from headway.runtimes.runtime import Runtime
 from headway.shipping.golden_inputs import Inputs
 from headway.shipping.pack import RUNTIME, samples_for
@@ -49,6 +49,8 @@ def leak(
     bundled = recognise(target) in (Format.BUNDLE, Format.ARCHIVE)
     if variant is not None and not bundled:
         raise UsageError("an ONNX file has no variants", where=str(target), remedy="Leave --variant out.")
+    if not bundled:
+        require_onnx(target)
     subject = _of_bundle(target, variant) if bundled else Subject(target, RUNTIME, 1, [])
     runtime: Runtime = plugins.load("headway.runtimes", subject.runtime)()
     session = runtime.load(subject.file, threads=subject.threads)
