@@ -1,6 +1,5 @@
 """The whole examination."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,14 +69,11 @@ def examine(target: str | None = None, *, run: bool = False, probe: Probe | None
 
 def _needs(target: str, probe: Probe, known: rules.Rules, here: Machine) -> list[Finding]:
     area = "recipe" if target.endswith(RECIPES) else "bundle"
-    look: Callable[[], list[Finding]]
-    if area == "recipe":
-        look = lambda: needs.of_recipe(Path(target), probe, known)  # noqa: E731
-    else:
+    try:
+        if area == "recipe":
+            return [ok(area, area, target), *needs.of_recipe(Path(target), probe, known)]
         from headway.serve.loading import find
 
-        look = lambda: needs.of_bundle(find(target)[0], probe, known, here)  # noqa: E731
-    try:
-        return [ok(area, area, target), *look()]
+        return [ok(area, area, target), *needs.of_bundle(find(target)[0], probe, known, here)]
     except (StorageError, MissingDependencyError) as error:  # what stands in the way is of this machine
         return [fail(area, area, f"{error.where}: {error.message}", error.remedy or "")]
