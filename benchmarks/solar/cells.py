@@ -53,7 +53,9 @@ def folds(count: int, side: int, *, most: int | None = None) -> list[Task]:
     for number, test in enumerate(tests):
         train = sorted(row for other, part in enumerate(tests) if other != number for row in part)
         parts = ([*some][:: max(1, len(some) // most)] if most else some for some in (train, calibration, selection))
-        chosen = [Pictures(pixels[part], classes[part]) for part in (*parts, test[:: len(test) // most] if most else test)]
+        chosen = [
+            Pictures(pixels[part], classes[part]) for part in (*parts, test[:: len(test) // most] if most else test)
+        ]
         found.append(task(Parts(*chosen), labels, weights=WEIGHTS))
     return found
 

@@ -42,7 +42,7 @@ class Pictures:
         return len(self.targets)
 
     def batch(self, rows: Indices) -> tuple[Inputs, Array]:
-        """"image", float32 [len(rows), 3, H, W], and classes."""
+        """ "image", float32 [len(rows), 3, H, W], and classes."""
         image = self.pixels[rows].transpose(0, 3, 1, 2).astype(np.float32)
         image /= 255
         image -= np.array(MEAN, np.float32).reshape(-1, 1, 1)

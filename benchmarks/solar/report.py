@@ -1,0 +1,127 @@
+"""What the benchmark on solar cells writes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.results import machine, taken
+from benchmarks.solar.cells import CALIBRATION, SELECTION
+from benchmarks.solar.fold import FP32, PLAIN, Setting
+
+from headway.bundles.manifest import Accuracy
+from headway.compress.qdq import Fusion
+from headway.core.machine import here
+
+_NAMED = 8  # layers that are named
+
+
+@dataclass(frozen=True)
+class Line:
+    """A form's figures.
+
+    Attributes:
+        rows: of test.
+        selection: accuracy on selection rows, over all folds.
+        base: accuracy of FP32 on the same test rows.
+        accuracy: on test rows, against FP32.
+        folds: accuracy on each fold's test rows.
+        auc: area under the ROC curve on test rows, the mean of the folds'.
+        speed: low, median and high of how many times as fast as eager.
+        ms: of one row, the median.
+        mb: of the file.
+        layers: what ONNX Runtime makes of it.
+    """
+
+    rows: int
+    selection: float | None
+    base: float
+    accuracy: Accuracy
+    folds: tuple[float, ...]
+    auc: float
+    speed: tuple[float, float, float]
+    ms: float
+    mb: float | None
+    layers: Fusion | None
+
+    @property
+    def lost(self) -> float:
+        """Points of accuracy."""
+        return 100 * (self.base - self.accuracy.value)
+
+    @property
+    def least(self) -> float:
+        """Points that are lost at least, with the confidence."""
+        return 100 * self.base * (1 - self.accuracy.kept_interval[1])
+
+    @property
+    def most(self) -> float:
+        """Points that are lost at most, with the confidence."""
+        return 100 * self.base * (1 - self.accuracy.kept_interval[0])
+
+
+def section(
+    setting: Setting, lines: Mapping[str, Line], best: str, ranking: Sequence[Mapping[str, Any]], minutes: float
+) -> str:
+    """The figures as Markdown."""
+    fp32, plain, won = lines[FP32], lines[PLAIN], lines[best]
+    text = [
+        f"## MobileNetV2 on solar cells, in 8 bits: {best}",
+        "",
+        f"{taken()} with `python -m benchmarks.solar`, in {minutes:.0f} minutes; what an earlier run had computed came back.",
+        f"{machine()}; {here().int8.weight_range} range of 8-bit weights ({here().int8.reason}).",
+        f"Fine-tuned from ImageNet's weights at {setting.side} x {setting.side} pixels for {setting.epochs:g} epochs, in",
+        f"{setting.folds} folds (accuracy {', '.join(f'{share:.4f}' for share in fp32.folds)}); defective: a probability",
+        f"above 1/2. {CALIBRATION} calibration and {SELECTION} selection cells are in no fold. Each of {fp32.rows:,} cells",
+        "is tested once, by the network that has not seen it: a fold for a seed. Lost: points of accuracy against FP32 on the",
+        "same cells, and the most that 95% confidence leaves. Faster: than eager PyTorch. Layers: as ONNX Runtime runs them,",
+        "in 8 bits / in 32 / conversions between. Pruned lines: the first fold alone.",
+        "",
+        "| line | selection | test | lost | at most | by fold | AUC | ms | faster | MB | layers |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, line in lines.items():
+        low, median, high = line.speed
+        by_fold = ", ".join(f"{100 * (a - b):.1f}" for a, b in zip(fp32.folds, line.folds, strict=False))
+        made = line.layers
+        cells = [
+            f"**{name}**" if name == best else name,
+            "" if line.selection is None else f"{line.selection:.4f}",
+            f"{line.accuracy.value:.4f}",
+            f"{line.lost:.2f}",
+            f"{line.most:.2f}",
+            by_fold,
+            f"{line.auc:.4f}",
+            f"{line.ms:.2f}",
+            f"{median:.2f} ({low:.2f}-{high:.2f})",
+            "" if line.mb is None else f"{line.mb:.2f}",
+            f"{made.integer} / {made.floating} / {made.conversions}" if made else "",
+        ]
+        text.append(f"| {' | '.join(cells)} |")
+    text += [
+        "",
+        f"- Within 1 point: **{verdict(won)}** for {best} ({won.lost:.2f} points lost, at most {won.most:.2f}). Plain min-max,",
+        f"  one scale a tensor: {verdict(plain)} ({plain.lost:.2f}, at most {plain.most:.2f}).",
+        *(_why(ranking) if ranking else []),
+    ]
+    return "\n".join(text)
+
+
+def verdict(line: Line) -> str:
+    """What is known of "loses at most one point"."""
+    if line.most <= 1:
+        return "yes"
+    return "no" if line.least > 1 else "not proven either way"
+
+
+def _why(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The layers that lose most in plain min-max, as `quantize.mixed` ranks them, and what helps."""
+    worst = sorted(ranking, key=lambda group: -group["error"])[:_NAMED]
+    return [
+        "- Why, as `quantize: {per_channel: false, mixed: {}}` finds it (first fold; one layer alone in 8 bits):",
+        "",
+        "  | layer | error of the outputs | error of its weights |",
+        "  |---|---|---|",
+        *(f"  | {', '.join(g['layers'])} | {g['error']:.1%} | {g['weight_error']:.1%} |" for g in worst),
+        "",
+        "  The weights' error is that of a channel under one scale for the whole tensor. `per_channel: true` takes it away.",
+    ]
