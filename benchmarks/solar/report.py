@@ -67,14 +67,15 @@ def section(
     text = [
         f"## MobileNetV2 on solar cells, in 8 bits: {best}",
         "",
-        f"{taken()} with `python -m benchmarks.solar`, in {minutes:.0f} minutes; what an earlier run had computed came back.",
+        f"{taken()} with `python -m benchmarks.solar`, in {minutes:.0f} minutes beyond what an earlier run had computed.",
         f"{machine()}; {here().int8.weight_range} range of 8-bit weights ({here().int8.reason}).",
-        f"Fine-tuned from ImageNet's weights at {setting.side} x {setting.side} pixels for {setting.epochs:g} epochs, in",
-        f"{setting.folds} folds (accuracy {', '.join(f'{share:.4f}' for share in fp32.folds)}); defective: a probability",
-        f"above 1/2. {CALIBRATION} calibration and {SELECTION} selection cells are in no fold. Each of {fp32.rows:,} cells",
-        "is tested once, by the network that has not seen it: a fold for a seed. Lost: points of accuracy against FP32 on the",
-        "same cells, and the most that 95% confidence leaves. Faster: than eager PyTorch. Layers: as ONNX Runtime runs them,",
-        "in 8 bits / in 32 / conversions between. Pruned lines: the first fold alone.",
+        "",
+        f"Fine-tuned from ImageNet's weights at {setting.side} x {setting.side} pixels for {setting.epochs:g} epochs in each of",
+        f"{setting.folds} folds, seeded by their number; test accuracy {', '.join(f'{s:.4f}' for s in fp32.folds)}.",
+        f"Defective is a probability above 1/2. {CALIBRATION} calibration and {SELECTION} selection cells are in no fold.",
+        f"Each of {fp32.rows:,} cells is tested once, by the network that has not seen it. Lost: points of accuracy against",
+        "FP32 on the same cells, and what 95% confidence leaves at most. Faster: than eager PyTorch. Layers: as ONNX Runtime",
+        "runs them, in 8 bits / in 32 / conversions between. Pruned lines: the first fold alone.",
         "",
         "| line | selection | test | lost | at most | by fold | AUC | ms | faster | MB | layers |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -99,8 +100,8 @@ def section(
         text.append(f"| {' | '.join(cells)} |")
     text += [
         "",
-        f"- Within 1 point: **{verdict(won)}** for {best} ({won.lost:.2f} points lost, at most {won.most:.2f}). Plain min-max,",
-        f"  one scale a tensor: {verdict(plain)} ({plain.lost:.2f}, at most {plain.most:.2f}).",
+        f"- Within 1 point: **{verdict(won)}** for {best} ({won.lost:.2f} points lost, at most {won.most:.2f}).",
+        f"- Plain min-max, one scale a tensor: {verdict(plain)} ({plain.lost:.2f}, at most {plain.most:.2f}).",
         *(_why(ranking) if ranking else []),
     ]
     return "\n".join(text)
@@ -123,5 +124,5 @@ def _why(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
         "  |---|---|---|",
         *(f"  | {', '.join(g['layers'])} | {g['error']:.1%} | {g['weight_error']:.1%} |" for g in worst),
         "",
-        "  The weights' error is that of a channel under one scale for the whole tensor. `per_channel: true` takes it away.",
+        "  A layer's weights err by channel, as one scale serves the whole tensor; `per_channel: true` takes that away.",
     ]
