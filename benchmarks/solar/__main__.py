@@ -1,13 +1,13 @@
 """A MobileNetV2 fine-tuned on solar cells, in 8 bits and pruned, beside what exists; writes a section of
 benchmarks/RESULTS.md.
 
-    python -m benchmarks.solar [--work FOLDER] [--small]
+    python -m benchmarks.solar [--work FOLDER] [--skip LINE ...] [--small]
 
 Data and folds: `cells.py`. Each fold's network is fine-tuned from ImageNet's weights, and each form is made from it, on
 the same calibration rows, or trained for as long. Of our static forms the one with the best accuracy on selection rows,
 over all folds, is chosen; test rows are read after that. Each test row was answered by one network, so that all of them
-together are one paired comparison with FP32 in ONNX Runtime. Pruned forms are of the first fold alone. Latency: the
-first fold's files, one row, one thread, all in turn; OpenVINO runs in a process of its own behind pipes.
+together are one paired comparison with FP32 in ONNX Runtime. What is trained again is of the first fold alone. Latency:
+the first fold's files, one row, one thread, all in turn; OpenVINO runs in a process of its own behind pipes.
 
 Everything is kept in the folder, and a run that was interrupted goes on. `--small` takes a minute or two and only
 prints.
@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -80,7 +81,7 @@ def measure(setting: Setting, work: Path, seconds: float) -> tuple[dict[str, Lin
             {line: selected[line] for line in setting.ours}, {line: off(every, line) for line in setting.ours}
         )
         used = dict.fromkeys((FP32, *setting.ours, *DEFAULTS.values(), DYNAMIC), every)
-        used |= dict.fromkeys(setting.pruning, every[:1])
+        used |= dict.fromkeys(setting.first, every[:1])
         test = {line: [right(fold, line, "test") for fold in some] for line, some in used.items()}
         ms = latency(every[0], [EAGER, *used], seconds)
         found = {}
@@ -120,11 +121,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="keeps what is computed")
     parser.add_argument("--small", action="store_true", help="few small pictures, a minute or two, nothing written")
+    parser.add_argument(
+        "--skip", nargs="+", default=[], choices=FULL.first, help="lines of the first fold to leave out"
+    )
     asked = parser.parse_args()
     setting, began = SMALL if asked.small else FULL, monotonic()
+    setting = replace(setting, first=tuple(line for line in setting.first if line not in asked.skip))
     work = asked.work or FOLDER / ("work-small" if asked.small else "work")
     lines, best, ranking = measure(setting, work, 5 if asked.small else 60)
-    text = section(setting, lines, best, ranking, (monotonic() - began) / 60)
+    text = section(setting, lines, best, ranking, asked.skip, (monotonic() - began) / 60)
     print(text)
     if not asked.small:
         write("solar", text)

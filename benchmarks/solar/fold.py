@@ -68,13 +68,14 @@ class Setting:
     keep: float  # of the parameters, or of the time
     every: float
     finetune_epochs: float
-    ours: tuple[str, ...]
-    pruning: tuple[str, ...]
+    ours: tuple[str, ...]  # of every fold
+    first: tuple[str, ...]  # of the first fold alone
     most: int | None  # rows of a part
 
 
-FULL = Setting(3, 128, 4, 1, 0.7, 0.15, 1, tuple(OURS), PRUNING, None)
-SMALL = Setting(2, 64, 0.5, 0.25, 0.8, 0.2, 0.25, (PLAIN, "min-max", QAT), (PRUNED,), 64)
+_STATIC = tuple(line for line in OURS if line not in (MIXED, QAT))
+FULL = Setting(3, 128, 4, 1, 0.7, 0.15, 1, _STATIC, (MIXED, QAT, *PRUNING), None)
+SMALL = Setting(2, 64, 0.5, 0.25, 0.8, 0.2, 0.25, (PLAIN, "min-max"), (QAT, PRUNED), 64)
 
 
 class Fold:
@@ -214,7 +215,9 @@ class Fold:
         """Runs a line with one thread."""
         if line in (EAGER, DYNAMIC):
             model = self.original()
-            inputs = tuple(TensorSpec(name="image", datatype="FP32", shape=(-1, *value.shape[1:])) for value in self._row.values())
+            inputs = tuple(
+                TensorSpec(name="image", datatype="FP32", shape=(-1, *value.shape[1:])) for value in self._row.values()
+            )
             made = others.torch_dynamic(model) if line == DYNAMIC else model
             session: Session = TorchEagerSession(made, inputs, self.task.output_names)
         elif line == DEFAULTS["openvino"]:

@@ -60,22 +60,29 @@ class Line:
 
 
 def section(
-    setting: Setting, lines: Mapping[str, Line], best: str, ranking: Sequence[Mapping[str, Any]], minutes: float
+    setting: Setting,
+    lines: Mapping[str, Line],
+    best: str,
+    ranking: Sequence[Mapping[str, Any]],
+    skipped: Sequence[str],
+    minutes: float,
 ) -> str:
     """The figures as Markdown."""
     fp32, plain, won = lines[FP32], lines[PLAIN], lines[best]
+    command = " ".join(["python -m benchmarks.solar", *(["--skip", *map(repr, skipped)] if skipped else [])])
     text = [
         f"## MobileNetV2 on solar cells, in 8 bits: {best}",
         "",
-        f"{taken()} with `python -m benchmarks.solar`, in {minutes:.0f} minutes beyond what an earlier run had computed.",
+        f"{taken()} with `{command}`, in {minutes:.0f} minutes beyond what earlier runs had kept.",
         f"{machine()}; {here().int8.weight_range} range of 8-bit weights ({here().int8.reason}).",
         "",
-        f"Fine-tuned from ImageNet's weights at {setting.side} x {setting.side} pixels for {setting.epochs:g} epochs in each of",
-        f"{setting.folds} folds, seeded by their number; test accuracy {', '.join(f'{s:.4f}' for s in fp32.folds)}.",
-        f"Defective is a probability above 1/2. {CALIBRATION} calibration and {SELECTION} selection cells are in no fold.",
-        f"Each of {fp32.rows:,} cells is tested once, by the network that has not seen it. Lost: points of accuracy against",
-        "FP32 on the same cells, and what 95% confidence leaves at most. Faster: than eager PyTorch. Layers: as ONNX Runtime",
-        "runs them, in 8 bits / in 32 / conversions between. Pruned lines: the first fold alone.",
+        f"Fine-tuned from ImageNet's weights at {setting.side} x {setting.side} pixels for {setting.epochs:g} epochs in",
+        f"each of {setting.folds} folds, seeded by their number; test accuracy",
+        f"{', '.join(f'{share:.4f}' for share in fp32.folds)}. Defective is a probability above 1/2.",
+        f"{CALIBRATION} calibration and {SELECTION} selection cells are in no fold. Each of {fp32.rows:,} cells is tested",
+        "once, by the network that has not seen it. Lost: points of accuracy against FP32 on the same cells, and what 95%",
+        "confidence leaves at most. Faster: than eager PyTorch. Layers: as ONNX Runtime runs them, in 8 bits / in 32 /",
+        "conversions between. Where `by fold` has one figure, the line is of the first fold alone.",
         "",
         "| line | selection | test | lost | at most | by fold | AUC | ms | faster | MB | layers |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -118,11 +125,16 @@ def _why(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
     """The layers that lose most in plain min-max, as `quantize.mixed` ranks them, and what helps."""
     worst = sorted(ranking, key=lambda group: -group["error"])[:_NAMED]
     return [
-        "- Why, as `quantize: {per_channel: false, mixed: {}}` finds it (first fold; one layer alone in 8 bits):",
+        "- Why, as `quantize: {per_channel: false, mixed: {}}` finds it (first fold; a layer, or as many in a row as the",
+        "  time left to each, alone in 8 bits; the one whose weights err most is named):",
         "",
         "  | layer | error of the outputs | error of its weights |",
         "  |---|---|---|",
-        *(f"  | {', '.join(g['layers'])} | {g['error']:.1%} | {g['weight_error']:.1%} |" for g in worst),
+        *(f"  | {_named(g['layers'])} | {g['error']:.1%} | {g['weight_error']:.1%} |" for g in worst),
         "",
-        "  A layer's weights err by channel, as one scale serves the whole tensor; `per_channel: true` takes that away.",
+        "  Weights err by channel, as one scale serves the whole tensor; `per_channel: true` takes that away.",
     ]
+
+
+def _named(layers: Sequence[str]) -> str:
+    return layers[0] + (f" (of {len(layers)})" if len(layers) > 1 else "")

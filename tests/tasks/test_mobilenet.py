@@ -15,7 +15,9 @@ def test_the_size_and_the_names_are_torchvisions() -> None:
     assert sum(p.numel() for p in model.parameters()) == 3_504_872  # as torchvision's documentation has it
     names = list(model.state_dict())
     assert len(names) == 314
-    assert {"features.0.0.weight", "features.2.conv.1.0.weight", "features.17.conv.3.bias", "classifier.1.bias"} < {*names}
+    assert {"features.0.0.weight", "features.2.conv.1.0.weight", "features.17.conv.3.bias", "classifier.1.bias"} < {
+        *names
+    }
 
 
 @pytest.mark.parametrize("side", [32, 45])

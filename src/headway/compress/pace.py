@@ -4,8 +4,8 @@ model's run.
 For each group, the model without half of its channels is exported and timed in turn with the model as it is and with
 the untouched one, so that all meet the same disturbances. A channel is taken to cost what those cost on average.
 
-What is only timed is exported by PyTorch's older exporter, where that can: a MobileNetV2, with 25 groups, takes it 0.4 s
-and the one that bundles are made with 12 s.
+What is only timed is exported by PyTorch's older exporter, where that can: it takes 0.4 s over a MobileNetV2, which has
+25 groups, and the one that writes what is sealed 12 s.
 """
 
 import copy

@@ -137,13 +137,14 @@ class Search:
         }
 
     def _told(self, finding: Finding) -> JsonRecord:
-        """A finding under the names that a module's author knows, with the layers' weights."""
+        """A finding under the names that a module's author knows; the layer whose weights err most comes first."""
         weights = [weight_error(self.model, name, self.form) for name in finding.nodes]
+        weights.sort(key=lambda weight: weight[1], reverse=True)
         return {
             **asdict(finding),
             "nodes": list(finding.nodes),
             "layers": [name for name, _ in weights],
-            "weight_error": max(error for _, error in weights),
+            "weight_error": weights[0][1],
         }
 
     # -- the ranking -----------------------------------------------------------------------------------------------
