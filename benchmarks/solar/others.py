@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from benchmarks.serving.servers import environment
 from torch import nn
 
+from headway.core.files import write_atomic
 from headway.core.tensors import Array
 from headway.export.quiet import quiet
 
@@ -29,11 +31,11 @@ def onnxruntime_static(graph: Path, rows: Array, out: Path) -> None:
             row = next(self.left, None)
             return None if row is None else {"image": row[None]}
 
-    prepared = out.with_suffix(".prepared.onnx")
-    with quiet():
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "made.onnx"
         quant_pre_process(graph, prepared)
-        quantize_static(prepared, out, Reader())
-    prepared.unlink()
+        quantize_static(prepared, made, Reader())
+        write_atomic(out, made.read_bytes())
 
 
 def torch_dynamic(model: nn.Module) -> nn.Module:
@@ -58,9 +60,12 @@ class Nncf:
             raise SystemExit("the environment of NNCF failed; what it said stands above")
 
     def quantize(self, graph: Path, rows: Array, folder: Path) -> None:
-        """Write `nncf.onnx` and `nncf.xml` into `folder`."""
+        """Write `nncf.onnx`, `nncf.bin` and `nncf.xml` into `folder`."""
         np.save(self._folder / "in.npy", rows)
-        self.ask("quantize", graph, self._folder / "in.npy", folder)
+        with tempfile.TemporaryDirectory() as made:
+            self.ask("quantize", graph, self._folder / "in.npy", made)
+            for name in ("nncf.onnx", "nncf.bin", "nncf.xml"):
+                write_atomic(folder / name, (Path(made) / name).read_bytes())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Answers of the loaded model."""
