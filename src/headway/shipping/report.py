@@ -9,7 +9,9 @@ from headway.bundles.manifest import StepRecord
 from headway.core import machine
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
+from headway.shipping.joined import joined
 from headway.shipping.recipe import Recipe
+from headway.shipping.slower import Slower
 from headway.shipping.verdict import Judged
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def render(
     nearest: str,
     judged: Mapping[str, Judged],
     evaluation: Evaluation,
+    slower: Mapping[str, Slower],
 ) -> str:
     """The report's HTML.
 
@@ -37,6 +40,7 @@ def render(
         nearest: id of the variant that is chosen or came nearest.
         judged: every variant by id.
         evaluation: the figures.
+        slower: why variants are not faster than what they were made from, by id.
     """
     from jinja2 import Environment
 
@@ -55,6 +59,8 @@ def render(
         picture=_picture(judged, evaluation, recipe.config.target.keep_accuracy),
         colours=_COLOURS,
         rankings=_rankings(judged),
+        slower=slower,
+        joined={id_: joined(it.comparison, it.over.parent, id_) for id_, it in slower.items()},
         ledger=_ledger(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
     )

@@ -13,7 +13,7 @@ from headway.bundles.processing import Prepared, open_processing
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
 from headway.core.errors import MissingDependencyError, TaskError
-from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, home, write_atomic
+from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, write_atomic
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
@@ -22,12 +22,14 @@ from headway.runtimes.runtime import Runtime, Session
 from headway.shipping import gate
 from headway.shipping.build import Builder, Built, identify
 from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
+from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage
 from headway.shipping.plan import plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
-from headway.shipping.store import Store
+from headway.shipping.slower import explain
+from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
 
 
@@ -79,7 +81,7 @@ class _Road:
         self.task = load_task(asked.use, asked.args, recipe.base)
         check(self.task, progress)
         self.identity = identify(recipe, self.task, source_digest(asked.use, recipe.base))
-        self.store = Store(home() / "cache" / "ship", progress, fresh=fresh)
+        self.store = Store(ship_cache(), progress, fresh=fresh)
         self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
@@ -91,6 +93,10 @@ class _Road:
             original = self._original(open_sessions)
             subjects = self._subjects(built, open_sessions)
             evaluation, key = self._evaluation(original, subjects)
+            example = self.builder.example(1)
+            slower = explain(
+                evaluation.over_parent, subjects, example, self.recipe.config.target, self.store, self.progress
+            )
             judged = {id_: self._judge(subject, evaluation.cards[id_]) for id_, subject in subjects.items()}
             passed = {id_: j for id_, j in judged.items() if j.gate.outcome == "pass"}
             nearest = best(passed) if passed else max(judged, key=lambda id_: judged[id_].margin)
@@ -98,12 +104,14 @@ class _Road:
                 undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
                 verdict: Verdict = "insufficient" if undecided else "refused"
                 report = self.out.with_name(self.out.name + ".refused.html")
-                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation))
-                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation)
-            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation)
+                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower))
+                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower)
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower)
             bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
-        return ShipResult("shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation)
+        return ShipResult(
+            "shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation, slower
+        )
 
     def _prepared(self, declaration: Declaration) -> Prepared:
         """The processing, held against the model as it is before any training: its shapes stay."""
@@ -201,13 +209,18 @@ class _Road:
         key: Mapping[str, Any],
     ) -> Bundle:
         """Seal what passed, or take the same bundle from an earlier run, and put a copy at `out`."""
+        samples = with_own(golden(session, self.task.parts.test), {id_: subjects[id_].session for id_ in passed})
+        own = {
+            id_: own_tolerance(samples, id_, subjects[id_].session, quantized=j.built.precision != "fp32")
+            for id_, j in passed.items()
+        }
         draft = Draft(
             name=self.recipe.config.name,
             version=Registry().next_version(self.recipe.config.name) if self.register else "1",
             inputs=subjects[chosen].session.inputs,
             outputs=subjects[chosen].session.outputs,
             labels=self.task.labels,
-            variants=tuple(_variant(id_, j, evaluation) for id_, j in passed.items()),
+            variants=tuple(_variant(id_, j, evaluation, own[id_]) for id_, j in passed.items()),
             chosen=chosen,
             contract=self.contract,
             lineage=lineage(self.recipe, self.identity, {id_: j.built.records for id_, j in passed.items()}),
@@ -215,7 +228,6 @@ class _Road:
         models = {id_: j.built.file for id_, j in passed.items()}
 
         def build(out: Path, scratch: Path) -> None:
-            samples = golden(session, self.task.parts.test)
             made = seal(out / "bundle", draft, models=models, golden=samples, report=html, processing=self.prepared)
             prove(made)
 
@@ -253,7 +265,7 @@ def prove(bundle: Bundle) -> None:
         session.close()
 
 
-def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:
+def _variant(id_: str, judged: Judged, evaluation: Evaluation, own: dict[str, float]) -> Variant:
     return Variant(
         id=id_,
         file="",
@@ -262,6 +274,7 @@ def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:
         precision=judged.built.precision,
         steps=tuple(step.name for step in judged.built.plan.steps),
         tolerance=evaluation.tolerances[id_],
+        own_tolerance=own,
         scorecard=judged.card,
         gate=judged.gate,
     )
