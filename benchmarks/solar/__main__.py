@@ -97,6 +97,7 @@ def measure(setting: Setting, work: Path, seconds: float) -> tuple[dict[str, Lin
                 auc=float(np.mean([auc(fold, line) for fold in some])),
                 speed=speedup(ms[EAGER], ms[line], CONFIDENCE),
                 ms=float(np.median(ms[line])),
+                quickest=float(ms[line].min()),
                 mb=size(file) / 1e6 if file else None,
                 layers=fusion(file) if file and file.suffix == ".onnx" else None,
             )

@@ -19,7 +19,7 @@ def line(lost: int, gained: int = 0, rows: int = 2_000, speed: float = 2.0) -> L
     accuracy = compare(base, have, metric="accuracy", confidence=0.95)
     made = Fusion(53, 0, 4)
     shares = (accuracy.value, accuracy.value)
-    return Line(rows, 0.8, float(base.mean()), accuracy, shares, 0.9, (speed, speed, speed), 3.0, 2.5, made)
+    return Line(rows, 0.8, float(base.mean()), accuracy, shares, 0.9, (speed, speed, speed), 3.0, 2.9, 2.5, made)
 
 
 def test_the_most_accurate_on_selection_is_chosen_and_then_the_nearest() -> None:
