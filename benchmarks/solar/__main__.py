@@ -129,7 +129,7 @@ def main() -> None:
     setting, began = SMALL if asked.small else FULL, monotonic()
     setting = replace(setting, first=tuple(line for line in setting.first if line not in asked.skip))
     work = asked.work or FOLDER / ("work-small" if asked.small else "work")
-    lines, best, ranking = measure(setting, work, 5 if asked.small else 60)
+    lines, best, ranking = measure(setting, work, 5 if asked.small else 40)
     text = section(setting, lines, best, ranking, asked.skip, (monotonic() - began) / 60)
     print(text)
     if not asked.small:
