@@ -24,6 +24,7 @@ from headway.shipping.build import Builder, Built, identify
 from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
 from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage
+from headway.shipping.pack import RUNTIME
 from headway.shipping.plan import plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
@@ -84,6 +85,7 @@ class _Road:
         self.store = Store(ship_cache(), progress, fresh=fresh)
         self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
+        self.runtimes = self._runtimes()
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
 
     def travel(self) -> ShipResult:
@@ -113,12 +115,30 @@ class _Road:
             "shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation, slower
         )
 
+    def _runtimes(self) -> list[Runtime]:
+        """What variants are tried on.
+
+        Raises:
+            ConfigError: the recipe names a runtime that nobody offers.
+            MissingDependencyError: it names one that does not work here.
+        """
+        target = self.recipe.config.target
+        found = []
+        for name in target.runtimes or plugins.names("headway.runtimes"):
+            runtime: Runtime = plugins.load("headway.runtimes", name)()
+            answers = [runtime.available(device) for device in target.devices]
+            if all(answer.ready for answer in answers):
+                found.append(runtime)
+            elif target.runtimes:
+                raise MissingDependencyError(next(a.detail for a in answers if not a.ready), where="target.runtimes")
+        return found
+
     def _prepared(self, declaration: Declaration) -> Prepared:
         """The processing, held against the model as it is before any training: its shapes stay."""
         with ExitStack() as stack:
             session: Session
             if self.recipe.onnx is not None:
-                session = plugins.load("headway.runtimes", "onnxruntime")().load(self.recipe.onnx)
+                session = plugins.load("headway.runtimes", RUNTIME)().load(self.recipe.onnx)
             else:
                 from headway.runtimes.torch_eager import TorchEagerSession
                 from headway.tasks.factory import build_model
@@ -131,7 +151,7 @@ class _Road:
         threads = self.recipe.config.target.threads
         session: Session
         if self.recipe.onnx is not None:
-            session = plugins.load("headway.runtimes", "onnxruntime")().load(self.recipe.onnx, threads=threads)
+            session = plugins.load("headway.runtimes", RUNTIME)().load(self.recipe.onnx, threads=threads)
             self._check_inputs(session)
             name = FILE
         else:
@@ -154,16 +174,18 @@ class _Road:
             )
 
     def _subjects(self, built: Sequence[Built], stack: ExitStack) -> dict[str, Subject]:
-        """Every variant on every runtime that reads its format and works on the target's devices."""
+        """Every variant on every runtime that reads its format and works on the target's devices.
+
+        Ids do not hang on what else is installed: a variant has its plan's, followed by any other runtime than ours.
+        """
         target, subjects = self.recipe.config.target, {}
-        runtimes = [plugins.load("headway.runtimes", name)() for name in plugins.names("headway.runtimes")]
-        ready = [r for r in runtimes if all(r.available(device).ready for device in target.devices)]
         for variant in built:
-            fit = [r for r in ready if variant.format in r.formats]
-            for runtime in fit:
+            for runtime in self.runtimes:
+                if variant.format not in runtime.formats or (variant.precision == "int8" and not runtime.runs_qdq):
+                    continue
                 session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
                 stack.callback(session.close)
-                id_ = variant.plan.id if len(fit) == 1 else f"{variant.plan.id}-{runtime.name}"
+                id_ = variant.plan.id if runtime.name == RUNTIME else f"{variant.plan.id}-{runtime.name}"
                 subjects[id_] = Subject(variant, runtime.name, session)
         if not subjects:
             raise MissingDependencyError(
@@ -179,6 +201,7 @@ class _Road:
             "identity": self.identity.key(),
             "original": digest_file(original.file),
             "files": {id_: digest_file(subject.built.file) for id_, subject in subjects.items()},
+            "runtimes": {runtime.name: runtime.available().detail for runtime in self.runtimes},
             "threads": target.threads,
             "seconds": target.seconds,
             "confidence": confidence,
