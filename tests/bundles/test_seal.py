@@ -15,7 +15,7 @@ from headway.bundles.bundle import Bundle
 from headway.bundles.golden import Sample
 from headway.bundles.manifest import Variant
 from headway.bundles.seal import Draft, seal
-from headway.core.errors import BundleError, FormatError, StorageError
+from headway.core.errors import BundleError, FormatError, StorageError, TamperedError
 from headway.core.tensors import TensorSpec
 
 Seal = Callable[..., Bundle]

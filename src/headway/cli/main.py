@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, cache, convert, doctor, inspect, leak, pack, profile, registry, serve, ship
+from headway.cli import bundle, cache, convert, doctor, inspect, leak, pack, profile, registry, runtimes, serve, ship
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -31,6 +31,7 @@ app.command()(convert.convert)
 app.command()(inspect.inspect)
 app.command()(doctor.doctor)
 app.command()(leak.leak)
+app.command()(runtimes.runtimes)
 
 
 @app.callback(invoke_without_command=True)

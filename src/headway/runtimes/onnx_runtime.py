@@ -36,7 +36,7 @@ PACKAGES = {
     "rocm": "onnxruntime-migraphx",
     "cann": "onnxruntime-cann",
     "xpu": "onnxruntime-openvino",
-    "mps": "onnxruntime, on a Mac",
+    "mps": "onnxruntime",
 }
 _OPTIONS = {"OpenVINOExecutionProvider": {"device_type": "GPU"}}
 _NOISE = re.compile(
@@ -91,6 +91,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     formats = frozenset({"onnx"})
+    devices = tuple(PROVIDERS)
     runs_qdq = True
 
     def available(self, device: str = "cpu") -> Availability:
@@ -101,7 +102,8 @@ class OnnxRuntime:
             return Availability(False, "onnxruntime is not installed: pip install onnxruntime")
         providers = _providers(device)
         if not providers:
-            return Availability(False, f"onnxruntime {onnxruntime.__version__} has no provider for {device}")
+            how = f": pip install {PACKAGES[device]}" if device in PACKAGES else ""
+            return Availability(False, f"onnxruntime {onnxruntime.__version__} has no provider for {device}{how}")
         return Availability(True, f"onnxruntime {onnxruntime.__version__}, {providers[0]}")
 
     def load(self, path: Path, *, device: str = "cpu", threads: int = 1) -> OnnxSession:

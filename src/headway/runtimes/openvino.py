@@ -83,6 +83,7 @@ class OpenVinoRuntime:
 
     name = "openvino"
     formats = frozenset({"onnx", "openvino"})
+    devices = ("cpu", "gpu", "npu")
     runs_qdq = False
 
     def available(self, device: str = "cpu") -> Availability:
