@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, cache, convert, doctor, inspect, leak, pack, profile, registry, runtimes, serve, ship
+from headway.cli import (
+    bundle,
+    cache,
+    convert,
+    doctor,
+    inspect,
+    leak,
+    pack,
+    parity,
+    profile,
+    registry,
+    runtimes,
+    serve,
+    ship,
+)
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -32,6 +46,7 @@ app.command()(inspect.inspect)
 app.command()(doctor.doctor)
 app.command()(leak.leak)
 app.command()(runtimes.runtimes)
+app.command()(parity.parity)
 
 
 @app.callback(invoke_without_command=True)

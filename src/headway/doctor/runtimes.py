@@ -100,5 +100,5 @@ def _listed(name: str, device: str, tried: Outcome) -> Listed:
 def _others(probe: Probe) -> Iterator[Listed]:
     for name, package in _OTHERS.items():
         have = probe.packages.get(package)
-        detail = f"Headway has no runtime for it yet; {f'{package} {have.version} is' if have else f'{package} is not'} installed"
-        yield Listed(name, "cpu", "not offered", detail)
+        what = f"{package} {have.version} is" if have else f"{package} is not"
+        yield Listed(name, "cpu", "not offered", f"Headway has no runtime for it yet; {what} installed")

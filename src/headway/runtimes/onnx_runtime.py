@@ -115,6 +115,18 @@ class OnnxRuntime:
         """
         return self._open(path, device, self._options(path, device, threads))
 
+    def reference(self, path: Path) -> OnnxSession:
+        """Load an ONNX file to be computed node by node, as it says: nothing is fused or folded.
+
+        Raises:
+            FormatError: as `load`.
+        """
+        import onnxruntime
+
+        options = self._options(path, "cpu", 1)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return self._open(path, "cpu", options)
+
     def profile(self, path: Path, *, device: str = "cpu", threads: int = 1) -> OnnxProfilingSession:
         """Load an ONNX file as `load` does, with every node's time recorded."""
         return OnnxProfilingSession(self._options(path, device, threads), partial(self._open, path, device))
