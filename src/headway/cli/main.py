@@ -11,6 +11,7 @@ from headway.cli import (
     cache,
     convert,
     doctor,
+    export,
     inspect,
     leak,
     pack,
@@ -47,6 +48,7 @@ app.command()(doctor.doctor)
 app.command()(leak.leak)
 app.command()(runtimes.runtimes)
 app.command()(parity.parity)
+app.command()(export.export)
 
 
 @app.callback(invoke_without_command=True)
