@@ -72,8 +72,8 @@ def first_divergence(
             return _unknown(f"its tensors cannot be looked at: {error.message}")
     for node in nodes:
         for name in node.output:
-            if name in wanted and (error := _share(wanted[name], found.get(name), quantized)) is not None:
-                return Divergence(node.name or f"the node that makes {name}", node.op_type, name, error)
+            if name in wanted and (share := _share(wanted[name], found.get(name), quantized)) is not None:
+                return Divergence(node.name or f"the node that makes {name}", node.op_type, name, share)
     if any(difference(name, v, wanted[name]) > allowed.get(name, 0.0) for name, v in sample.outputs.items()):
         return _unknown("the file itself, computed node by node, does not answer as the original does")
     return _unknown("computed one by one, all layers are right: the difference comes of how they are fused")
