@@ -40,7 +40,10 @@ def parity(
     else:
         out().print(f"{found.model} against {found.original}; inputs: {found.inputs}", markup=False, soft_wrap=True)
         columns = ["model", "format", "precision", "runtime", "device", "state", "largest", "mean", "agree", ""]
-        table("", columns, [_row(line) for line in found.lines])
+        table("", columns, [_row(line) for line in found.lines if not line.absent])
+        absent = dict.fromkeys(f"{line.runtime} on {line.device}" for line in found.lines if line.absent)
+        if absent:
+            out().print(f"not run here, for no such device works: {', '.join(absent)}", markup=False, soft_wrap=True)
         if html is not None:
             out().print(f"page: {html}", markup=False, soft_wrap=True)
     if found.failed:

@@ -29,7 +29,8 @@ class Divergence:
         layer: the node's name; "" where there is none to name.
         operator: of the node.
         tensor: its output that differs.
-        error: largest difference, as a share of the tensor's largest value.
+        error: largest difference, as a share of the tensor's largest value; infinite where it has another shape, or is
+            not finite where the file's is.
         why: where `layer` is "".
     """
 
@@ -58,7 +59,7 @@ def first_divergence(
     except ModuleNotFoundError:
         return _unknown("looking inside a graph needs onnx: pip install 'headway[ship]'")
     model = onnx.load(file)
-    nodes = list(model.graph.node)[:_MOST]
+    nodes = [node for node in model.graph.node if node.input][:_MOST]  # without constants: they are weights, not layers
     outputs = {value.name for value in model.graph.output}
     tensors = [name for node in nodes for name in node.output if name and name not in outputs]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)

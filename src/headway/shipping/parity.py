@@ -27,6 +27,7 @@ from headway.shipping.divergence import Divergence, first_divergence
 from headway.shipping.golden_inputs import tolerances
 from headway.shipping.pack import samples_for
 
+_SHAPE = "another shape, or not finite"
 State = Literal["pass", "fail", "refused", "not installed", "not run here"]
 
 
@@ -38,7 +39,8 @@ class Difference:
         largest: absolute; infinite where shapes or text differ.
         mean: absolute.
         allowed: what `largest` may be.
-        agreement: share of rows whose largest element stands at the same place; None where there is no choice.
+        agreement: share of rows of an output [..., classes] whose largest element stands at the same place; None where
+            there is no choice.
     """
 
     largest: float
@@ -69,6 +71,11 @@ class Line:
     divergence: Divergence | None = None
 
     @property
+    def absent(self) -> bool:
+        """Whether it was not run because the device is not here."""
+        return self.state == "not run here" and self.device != "cpu"
+
+    @property
     def worst(self) -> Difference | None:
         """Of the output that differs most, by what it may."""
         found = (self.differences or {}).values()
@@ -77,9 +84,11 @@ class Line:
     @property
     def words(self) -> str:
         """Why, and where it first goes wrong."""
+        whole = _SHAPE if self.worst and np.isinf(self.worst.largest) else ""
         if (at := self.divergence) is None:
-            return self.why
-        return at.why or f"first at {at.layer} ({at.operator}): {at.error:.2%} of its largest value"
+            return self.why or whole
+        share = f"{at.error:.2%} of its largest value" if np.isfinite(at.error) else _SHAPE
+        return at.why or f"first at {at.layer} ({at.operator}): {share}"
 
 
 @dataclass(frozen=True)
@@ -250,7 +259,7 @@ def _difference(expected: Sequence[Array], got: Sequence[Array], allowed: float)
         return Difference(apart, apart, allowed, None)
     errors = np.concatenate([_error(e, g).ravel() for e, g in pairs])
     agreement = None
-    if expected[0].dtype.kind == "f" and expected[0].ndim > 1 and expected[0].shape[-1] > 1:
+    if expected[0].dtype.kind == "f" and expected[0].ndim in (2, 3) and expected[0].shape[-1] > 1:  # not pictures
         agreement = float(np.concatenate([(e.argmax(-1) == g.argmax(-1)).ravel() for e, g in pairs]).mean())
     return Difference(float(errors.max(initial=0.0)), float(errors.mean()) if errors.size else 0.0, allowed, agreement)
 
