@@ -45,7 +45,7 @@ class SelfAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Tokens, [N, tokens, width], and what is added to their scores, [N, 1, 1, tokens] -> [N, tokens, heads * ...]."""
+        """Tokens, [N, tokens, width], and what is added to their scores, [N, 1, 1, tokens] -> [N, tokens, width]."""
         shape = (x.shape[0], x.shape[1], self.heads, -1)
         query, key, value = (part(x).view(shape).transpose(1, 2) for part in (self.query, self.key, self.value))
         found = scaled_dot_product_attention(query, key, value, attn_mask=hidden)  # [N, heads, tokens, ...]
@@ -95,8 +95,7 @@ class Encoder(nn.Module):
     def __init__(self, vocabulary: int, longest: int, layers: int, heads: int, width: int, feed_forward: int) -> None:
         super().__init__()
         self.embeddings = Embeddings(vocabulary, longest, width)
-        stack = nn.ModuleList(Layer(width, heads, feed_forward) for _ in range(layers))
-        self.encoder = nn.ModuleDict({"layer": stack})
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(width, heads, feed_forward) for _ in range(layers))})
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -106,9 +105,9 @@ class Encoder(nn.Module):
         x = self.embeddings(input_ids)
         weight = attention_mask.unsqueeze(-1).to(x.dtype)  # [N, tokens, 1]
         hidden = (1 - attention_mask[:, None, None, :].to(x.dtype)) * torch.finfo(x.dtype).min
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layer"].children():
             x = layer(x, hidden)
-        return (x * weight).sum(1) / weight.sum(1)
+        return torch.div((x * weight).sum(1), weight.sum(1))
 
 
 class Classifier(nn.Module):

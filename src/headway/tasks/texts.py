@@ -137,16 +137,14 @@ def _tokenizer(path: Path, max_length: int) -> "Tokenizer":
         raise missing("tokenizers", needed_by="task texts", extra="text") from error
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  (the library raises nothing narrower)
+    except Exception as error:  # the library raises nothing narrower
         raise DataError(f"not a tokenizer.json: {' '.join(str(error).split())[:200]}", where=str(path)) from error
     tokenizer.enable_truncation(max_length)
     tokenizer.no_padding()
     return tokenizer
 
 
-def _classifier(
-    sizes: tuple[int, int, int, int, int, int], classes: int, weights: Path | None
-) -> "torch.nn.Module":
+def _classifier(sizes: tuple[int, int, int, int, int, int], classes: int, weights: Path | None) -> "torch.nn.Module":
     from headway.tasks.encoder import Classifier, Encoder, load_pretrained
 
     encoder = Encoder(*sizes)

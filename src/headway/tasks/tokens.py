@@ -1,4 +1,4 @@
-"""Rows of token ids, of any number each: a batch is padded to its longest row, so that a row alone has its own length."""
+"""Rows of token ids, of any number each: a batch is padded to its longest row, and a row alone not at all."""
 
 import hashlib
 from collections.abc import Sequence
