@@ -1,7 +1,7 @@
 """Fine-tunes the MiniLM encoder on film reviews, makes it small and fast, and holds it beside what exists; writes a
 section of benchmarks/RESULTS.md.
 
-    python -m benchmarks.texts [--seeds 0] [--threads 1] [--work FOLDER] [--small]
+    python -m benchmarks.texts [--seeds 0] [--epochs 3] [--distill-epochs 3] [--threads 1] [--work FOLDER] [--small]
 
 12,808 snippets of reviews (2 to 78 tokens, mean 27) that say whether a film is fresh or rotten, split by film. What is
 trained and made is kept in the folder, and an interrupted run goes on from there. All are compared with the original in
@@ -26,11 +26,16 @@ from headway.tasks.texts import texts
 from headway.train.config import TrainConfig
 
 FULL = Setting(
-    TrainConfig(epochs=1, batch_size=32, lr=1e-4, warmup=0.1, checkpoint_seconds=300),
-    kept=(0, 2, 4), distill=1.5, light=0.98, least_weights=16384, latency=60, apart=True,
-)  # fmt: skip
-SMALL = Setting(
-    TrainConfig(epochs=2, batch_size=16, lr=3e-3),
+    TrainConfig(epochs=3, batch_size=32, lr=1e-4, warmup=0.1, checkpoint_seconds=300),
+    kept=(0, 2, 4),
+    distill=3,
+    light=0.98,
+    least_weights=16384,
+    latency=60,
+    apart=True,
+)
+SMALL = FULL._replace(
+    train=TrainConfig(epochs=2, batch_size=16, lr=3e-3),
     kept=(0,),
     distill=1,
     light=0.95,
@@ -64,12 +69,17 @@ def main() -> None:
     """Train, make, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=float, help="passes over the training part, of the original")
+    parser.add_argument("--distill-epochs", type=float, help="the same, of the student")
     parser.add_argument("--threads", type=int, help="of the training; every core by default")
     parser.add_argument("--work", type=Path, help="keeps what is computed; below HEADWAY_HOME by default")
     parser.add_argument("--small", action="store_true", help="made-up reviews, a minute, nothing written")
     asked, began = parser.parse_args(), monotonic()
     setting = SMALL if asked.small else FULL
-    setting = setting._replace(train=setting.train.model_copy(update={"threads": asked.threads}))
+    given = {"threads": asked.threads, "epochs": asked.epochs or setting.train.epochs}
+    setting = setting._replace(
+        train=setting.train.model_copy(update=given), distill=asked.distill_epochs or setting.distill
+    )
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as folder:
         task = made_up(Path(folder)) if asked.small else reviews()
         work = asked.work or (Path(folder) if asked.small else home() / "cache" / "benchmarks" / "texts")

@@ -33,7 +33,8 @@ def section(
     lines = [
         "## A BERT encoder on film reviews",
         "",
-        f"{taken()} with `python -m benchmarks.texts --seeds {seeds}`; this run of it took {minutes:.0f} minutes.",
+        f"{taken()} with `python -m benchmarks.texts --seeds {seeds} --epochs {setting.train.epochs:g} "
+        f"--distill-epochs {setting.distill:g}`; the last run of it, after what was kept, took {minutes:.0f} minutes.",
         f"{machine()}; one thread a run.",
         "",
         _data(task),

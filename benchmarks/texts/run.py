@@ -17,7 +17,7 @@ from headway.compress.distill import Distill, DistillConfig
 from headway.compress.prune import Prune, PruneConfig
 from headway.compress.quantize import Quantize, QuantizeConfig
 from headway.compress.step import StepContext
-from headway.core.files import make_folder, write_atomic
+from headway.core.files import atomic_file, digest_json, make_folder, write_atomic
 from headway.core.machine import here
 from headway.core.progress import Progress
 from headway.core.tensors import Array
@@ -42,7 +42,6 @@ EAGER, FP32, INT8 = "original, eager PyTorch", "original, FP32", "original, int8
 LIGHTER, STUDENT, STUDENT_INT8 = "pruned, int8", "student, FP32", "student, int8"
 ORT, TORCH, NNCF = "ONNX Runtime's quantizer", "torch dynamic quantization", "NNCF, in OpenVINO"
 CONFIDENCE = 0.95
-_BATCH = 16  # rows of neighbours in length that eager PyTorch answers together
 _CALIBRATION = 300  # texts for NNCF, as many as it takes by default
 
 
@@ -102,7 +101,9 @@ class Run:
     def __init__(self, task: Task, setting: Setting, seed: int, folder: Path, progress: Progress) -> None:
         self.task, self.setting, self.folder, self.progress = task, setting, folder, progress
         self.train = setting.train.model_copy(update={"seed": seed})
-        make_folder(folder)
+        decisive = {**setting._asdict(), "train": self.train.model_dump(mode="json", exclude={"threads"})}
+        self.made = folder / digest_json({"setting": decisive, "data": task.parts.digest()})[:12]
+        make_folder(self.made)
 
     # -- what is made ----------------------------------------------------------------------------------------------
 
@@ -131,12 +132,12 @@ class Run:
 
     def _step(self, step: Distill | Prune, name: str) -> nn.Module:
         """The original after a step, which is kept."""
-        weights, record = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
+        weights, record = self.made / f"{name}.safetensors", self.made / f"{name}.json"
         if record.is_file():
             model = step.replay(build_model(self.task), json.loads(record.read_text()))
             load_weights(model, weights)
             return model.eval()
-        context = self._context(self.folder / name)
+        context = self._context(self.made / name)
         model, made = step.apply(self.original(), context)
         save_weights(model, weights)
         write_atomic(record, json.dumps(made))
@@ -163,10 +164,10 @@ class Run:
 
     def _quantized(self, name: str, graph: Path) -> Path:
         step = Quantize(QuantizeConfig(mode="dynamic", least_weights=self.setting.least_weights))
-        return self._file(f"{name}, file", lambda out: step.apply(graph, out, self._context(self.folder / "int8")))
+        return self._file(f"{name}, file", lambda out: step.apply(graph, out, self._context(self.made / "int8")))
 
     def _file(self, name: str, write: Callable[[Path], object]) -> Path:
-        out = self.folder / f"{name.replace(', ', '-').replace(' ', '-')}.onnx"
+        out = self.made / f"{_plain(name)}.onnx"
         if not out.is_file():
             write(out)
         return out
@@ -175,47 +176,59 @@ class Run:
 
     def selection(self) -> dict[str, float]:
         """Accuracy on selection texts, of what was made."""
-        found = {EAGER: float(self._rows(*self._eager(self.original(), self.task.parts.selection)).mean())}
+        part = self.task.parts.selection
+        found = {EAGER: self._scores("selection", EAGER, lambda: self._eager(self.original(), part))}
         for name, file in self.files().items():
-            found[name] = float(self._rows(*self._single(file, self.task.parts.selection)).mean())
-        return found
+            found[name] = self._scores("selection", name, partial(self._single, file, part))
+        return {name: float(scores.mean()) for name, scores in found.items()}
 
     def measure(self) -> dict[str, Row]:
         """Every candidate and peer on test texts, which are read here and nowhere else."""
-        test, model, files = self.task.parts.test, self.original(), self.files()
-        dynamic = others.torch_dynamic(self.original())
-        sizes = {EAGER: self.folder / "original.safetensors", TORCH: self.folder / "torch.pt", **files}
-        save_weights(model, sizes[EAGER])
-        torch.save(dynamic.state_dict(), sizes[TORCH])
-        scores = {EAGER: self._rows(*self._eager(model, test)), TORCH: self._rows(*self._eager(dynamic, test, 1))}
-        scores |= {name: self._rows(*self._single(file, test)) for name, file in files.items()}
+        test, files = self.task.parts.test, self.files()
+        modules = {EAGER: self.original(), TORCH: others.torch_dynamic(self.original())}
+        sizes = {EAGER: self.made / "original.safetensors", TORCH: self.made / "torch.pt", **files}
+        save_weights(modules[EAGER], sizes[EAGER])
+        torch.save(modules[TORCH].state_dict(), sizes[TORCH])
+        scores = {
+            name: self._scores("test", name, partial(self._eager, module, test)) for name, module in modules.items()
+        }
+        for name, file in files.items():
+            scores[name] = self._scores("test", name, partial(self._single, file, test))
         with ExitStack() as stack:
-            sessions: dict[str, Session] = {
-                name: TorchEagerSession(module, specs(self.task), self.task.output_names)
-                for name, module in ((EAGER, model), (TORCH, dynamic))
-            }
-            sessions |= {name: OnnxRuntime().load(file) for name, file in files.items()}
-            runs = {name: self._going_round(session) for name, session in sessions.items()}
-            for session in sessions.values():
+            runs: dict[str, Callable[[], object]] = {}
+            for name, module in modules.items():
+                session: Session = TorchEagerSession(module, specs(self.task), self.task.output_names)
                 stack.callback(session.close)
+                runs[name] = self._going_round(session)
+            for name, file in files.items():
+                session = OnnxRuntime().load(file)
+                stack.callback(session.close)
+                runs[name] = self._going_round(session)
             if self.setting.apart:
-                peer, sizes[NNCF] = stack.enter_context(others.nncf()), self.folder / "nncf.bin"
-                answers = self._openvino(peer, files[FP32])
-                scores[NNCF] = self._rows(answers, test.batch(np.arange(len(test)))[1])
+                peer, sizes[NNCF] = stack.enter_context(others.nncf()), self.made / "nncf.bin"
+                self._openvino(peer, files[FP32])
+                scores[NNCF] = self._scores("test", NNCF, lambda: (peer.answers(self.made), _targets(test)))
                 runs[NNCF] = partial(peer.ask, "next")
             ms = interleave(runs, seconds=self.setting.latency, progress=self.progress)
         return {name: _row(scores[EAGER], scores[name], ms[EAGER], ms[name], sizes[name], sizes[EAGER]) for name in ms}
 
-    def _openvino(self, peer: others.Nncf, graph: Path) -> Mapping[str, Array]:
-        """What NNCF's file answers to test texts; it is left loaded, at the first of them."""
-        model, calibration, test = (self.folder / name for name in ("nncf.xml", "calibration.npz", "test.npz"))
+    def _openvino(self, peer: others.Nncf, graph: Path) -> None:
+        """Have NNCF's file made, and loaded with the test texts."""
+        model, calibration, test = (self.made / name for name in ("nncf.xml", "calibration.npz", "test.npz"))
         if not model.is_file():
             rows = np.arange(min(_CALIBRATION, len(self.task.parts.calibration)))
             others.save_texts(Subset(self.task.parts.calibration, rows), calibration)
             peer.ask("quantize", graph, calibration, model)
         others.save_texts(self.task.parts.test, test)
         peer.ask("load", model, test)
-        return peer.answers(self.folder)
+
+    def _scores(self, part: str, name: str, answers: Callable[[], tuple[Mapping[str, Array], Array]]) -> Scores:
+        """The score of each row of a part, [rows]; kept once it was found."""
+        kept = self.made / f"{part}-{_plain(name)}.npy"
+        if not kept.is_file():
+            with atomic_file(kept) as out, out.open("wb") as file:
+                np.save(file, np.asarray(self.task.metric.rows(*answers()), np.float64))
+        return np.asarray(np.load(kept), np.float64)
 
     def _going_round(self, session: Session) -> Callable[[], object]:
         """Runs test texts one by one, each of its own length, for ever."""
@@ -223,20 +236,25 @@ class Run:
         texts = (test.batch(np.array([row]))[0] for row in itertools.cycle(range(len(test))))
         return lambda: session.run(next(texts))
 
-    def _eager(self, model: nn.Module, part: Part, size: int = _BATCH) -> tuple[Mapping[str, Array], Array]:
+    def _eager(self, model: nn.Module, part: Part) -> tuple[Mapping[str, Array], Array]:
         with threads(1):
-            return predict(model, part, self.task.output_names, size)
+            return predict(model, part, self.task.output_names, batch_size=1)
 
     def _single(self, file: Path, part: Part) -> tuple[Mapping[str, Array], Array]:
-        """Answers of a file that runs each text alone."""
         session = OnnxRuntime().load(file)
-        found = [part.batch(np.array([row])) for row in range(len(part))]
-        answers = np.concatenate([session.run(inputs)["logits"] for inputs, _ in found])
-        session.close()
-        return {"logits": answers}, np.concatenate([wanted for _, wanted in found])
+        try:
+            answers = [session.run(part.batch(np.array([row]))[0])["logits"] for row in range(len(part))]
+        finally:
+            session.close()
+        return {"logits": np.concatenate(answers)}, _targets(part)
 
-    def _rows(self, outputs: Mapping[str, Array], targets: Array) -> Scores:
-        return np.asarray(self.task.metric.rows(outputs, targets), np.float64)
+
+def _targets(part: Part) -> Array:
+    return part.batch(np.arange(len(part)))[1]
+
+
+def _plain(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def _row(base: Scores, scores: Scores, eager: Milliseconds, ms: Milliseconds, file: Path, original: Path) -> Row:
