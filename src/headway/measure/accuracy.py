@@ -73,7 +73,9 @@ class Pairs:
             return None
         as_seen = (a * (1 - keep) ** 2 + b * keep**2 + c) / n - mean**2
         normal = NormalDist()
-        wanted = normal.inv_cdf(confidence) * sqrt(self._variance(keep) / n) + normal.inv_cdf(power) * sqrt(max(as_seen, 0.0))
+        wanted = normal.inv_cdf(confidence) * sqrt(self._variance(keep) / n) + normal.inv_cdf(power) * sqrt(
+            max(as_seen, 0.0)
+        )
         return ceil((wanted / mean) ** 2)
 
 
