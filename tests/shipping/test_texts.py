@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("home")
 RECIPE = """
 name: films
 task: {use: "headway.tasks.texts:texts", args: %s}
-train: {epochs: 6, batch_size: 16, lr: 3.0e-3, threads: 1}
+train: {epochs: 8, batch_size: 16, lr: 3.0e-3, threads: 1}
 steps:
   - quantize: {mode: dynamic, least_weights: 0}
 target: {keep_accuracy: 0.8, seconds: 0.1}
@@ -31,7 +31,7 @@ processing:
 
 
 def test_texts_are_shipped_and_answered(tmp_path: Path) -> None:
-    asked = films.make(tmp_path, rows=600)
+    asked = films.make(tmp_path, rows=400)
     (tmp_path / "films.yaml").write_text(RECIPE % json.dumps(asked))
     (tmp_path / "samples.txt").write_text("a lovely film\nthe story was dull and then some more awful\n")
     result = ship(tmp_path / "films.yaml", out=tmp_path / "out", register=False)
