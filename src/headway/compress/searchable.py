@@ -55,7 +55,7 @@ class Between:
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """These values: plain JSON; a mapping stands for a configuration within. None given: those of the field's Literal."""
+    """These values: plain JSON; a mapping stands for a configuration within. None: those of the field's Literal."""
 
     values: tuple[Value, ...]
 

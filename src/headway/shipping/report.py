@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from headway.bundles.manifest import StepRecord
@@ -10,6 +9,8 @@ from headway.core import machine
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
 from headway.shipping.recipe import Recipe
+from headway.shipping.search_report import search_picture, style, svg
+from headway.shipping.search_result import SearchResult
 from headway.shipping.verdict import Judged
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def render(
     nearest: str,
     judged: Mapping[str, Judged],
     evaluation: Evaluation,
+    search: SearchResult | None = None,
 ) -> str:
     """The report's HTML.
 
@@ -37,6 +39,7 @@ def render(
         nearest: id of the variant that is chosen or came nearest.
         judged: every variant by id.
         evaluation: the figures.
+        search: how the steps were found; None where the recipe names them.
     """
     from jinja2 import Environment
 
@@ -57,6 +60,8 @@ def render(
         rankings=_rankings(judged),
         ledger=_ledger(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
+        search=search,
+        front=search_picture(search, recipe.config.target.keep_accuracy) if search is not None else "",
     )
 
 
@@ -92,13 +97,11 @@ def _tighter(judged: Judged, keep: float) -> list[tuple[float, str]]:
 
 def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) -> str:
     """Accuracy against latency as SVG: each variant with its intervals, the original, and what must be kept."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     reference = evaluation.reference
-    # Text stays text, and element ids do not change from run to run.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "headway", "font.size": 11}):
+    with style():
         figure = Figure(figsize=(8.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
         metric = next(iter(judged.values())).card.accuracy.metric
@@ -141,10 +144,7 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
         axes.margins(x=0.14, y=0.18)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-        drawn = StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    svg = drawn.getvalue()
-    return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not know
+        return svg(figure)
 
 
 def _label(axes: "Axes", text: str, x: float, y: float, middle: float, level: int) -> None:

@@ -10,6 +10,7 @@ from headway.core import machine
 from headway.shipping import gate
 from headway.shipping.build import Built
 from headway.shipping.evaluate import Evaluation
+from headway.shipping.search_result import SearchResult
 
 Verdict = Literal["shipped", "refused", "insufficient"]
 
@@ -47,6 +48,7 @@ class ShipResult:
         report: the HTML file.
         judged: every variant by id.
         evaluation: the figures.
+        search: how the steps were found; None where the recipe names them.
     """
 
     verdict: Verdict
@@ -57,6 +59,7 @@ class ShipResult:
     report: Path
     judged: Mapping[str, Judged]
     evaluation: Evaluation
+    search: SearchResult | None = None
 
     def document(self) -> dict[str, Any]:
         """The document that `headway ship --json` prints."""
@@ -70,6 +73,7 @@ class ShipResult:
             "report": str(self.report),
             "reference": reference.model_dump(mode="json"),
             "variants": [_document(id_, judged) for id_, judged in self.judged.items()],
+            "search": self.search.document() if self.search is not None else None,
             "machine": machine.here().model_dump(mode="json"),
         }
 
