@@ -7,6 +7,7 @@
 A field without it keeps its default; a step without any such field takes no part in a search.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class OneOf:
         return self.values[0]
 
     def __str__(self) -> str:
-        return ", ".join("null" if value is None else str(value) for value in self.values)
+        return ", ".join(value if isinstance(value, str) else json.dumps(value) for value in self.values)
 
 
 Domain = Between | OneOf

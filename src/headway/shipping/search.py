@@ -88,7 +88,8 @@ class Search:
             if trial.rung < 0:
                 self._trials.append(trial)
             self._within.title = f"{trial.number} {', '.join(trial.candidate.names)}"
-            result = self._bench.result(self._plan(trial, rung))
+            trial.built = self._space.reduced(trial.candidate, SHARES[rung])
+            result = self._bench.result(self._plan(trial))
             trial.results[rung] = result
             bar.advance(result.seconds)
             self._progress.say(self._told(trial, result))
@@ -100,7 +101,7 @@ class Search:
             return going[0], going[0].rung + 1
         candidate = self._new()
         if isinstance(candidate, Candidate):
-            trial = Trial(len(self._trials) + 1, candidate)
+            trial = Trial(len(self._trials) + 1, candidate, candidate)
             rung = 0 if self._space.takes_effort(candidate) else TOP
             if not self._trials or self._expected(candidate, rung) <= self._left:
                 return trial, rung
@@ -124,9 +125,8 @@ class Search:
     def _known(self) -> set[str]:
         return {trial.candidate.key() for trial in self._trials}
 
-    def _plan(self, trial: Trial, rung: int | None = None) -> Plan:
-        share = SHARES[trial.rung if rung is None else rung]
-        return plan(self._space.choices(trial.candidate, share), f"-t{trial.number}")
+    def _plan(self, trial: Trial) -> Plan:
+        return plan(self._space.choices(trial.built), f"-t{trial.number}")
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -159,8 +159,8 @@ class Search:
     def _told(self, trial: Trial, result: Result) -> str:
         place = f"search {self._seconds:.0f}/{self._budget:.0f} s: {trial.number}, rung {trial.rung + 1} of {TOP + 1}, "
         if result.figures is None:
-            return f"{place}{trial.candidate}: failed: {result.failed}"
-        return f"{place}{trial.candidate}: {in_words(result.figures)}"
+            return f"{place}{trial.built}: failed: {result.failed}"
+        return f"{place}{trial.built}: {in_words(result.figures)}"
 
     def _further(self) -> Iterator[Suggestion]:
         for trial in waiting(self._trials, self._target, closing=True)[:_NEXT]:

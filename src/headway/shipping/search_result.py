@@ -81,7 +81,7 @@ class SearchResult:
         figures = trial.figures
         return {
             "number": trial.number,
-            "steps": trial.candidate.document(),
+            "steps": trial.built.document(),
             "rung": trial.rung + 1,
             "effort": SHARES[trial.rung],
             "seconds": trial.seconds,

@@ -25,11 +25,14 @@ class Trial:
 
     Attributes:
         number: from 1, in the order of beginning.
+        candidate: with its whole effort.
+        built: with the effort of the highest rung.
         results: by rung; what takes no effort that could be reduced is on the last rung at once.
     """
 
     number: int
     candidate: Candidate
+    built: Candidate
     results: dict[int, Result] = field(default_factory=dict)
 
     @property

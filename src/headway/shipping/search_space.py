@@ -92,10 +92,14 @@ class Space:
             if any(self.choices(Candidate(tuple((name, tried[name][i]) for name in order))) for i in range(_DRAWS + 1))
         )
 
-    def choices(self, candidate: Candidate, share: float = 1.0) -> tuple[StepChoice, ...]:
-        """The candidate's steps with a share of their effort; empty if no recipe could ask for them."""
+    def reduced(self, candidate: Candidate, share: float) -> Candidate:
+        """The candidate with a share of its effort."""
+        return Candidate(tuple((name, with_effort(self._configs[name], vs, share)) for name, vs in candidate.steps))
+
+    def choices(self, candidate: Candidate) -> tuple[StepChoice, ...]:
+        """The candidate's steps; empty if no recipe could ask for them."""
         try:
-            steps = tuple(self._choice(name, values, share) for name, values in candidate.steps)
+            steps = tuple(self._choice(name, values) for name, values in candidate.steps)
             check_order(self.recipe.config, steps, Source("steps: auto"))
         except (ConfigError, ValidationError):
             return ()
@@ -104,7 +108,7 @@ class Space:
 
     def admits(self, candidate: Candidate, least: float) -> bool:
         """Whether it is legal with the whole effort and with the least share of it."""
-        return bool(self.choices(candidate) and self.choices(candidate, least))
+        return bool(self.choices(candidate) and self.choices(self.reduced(candidate, least)))
 
     def takes_effort(self, candidate: Candidate) -> bool:
         """Whether its time grows with an effort that can be reduced."""
@@ -129,9 +133,8 @@ class Space:
         """Any sequence with any settings, legal or not."""
         return Candidate(tuple((name, _drawn(self._configs[name], draw)) for name in draw.choice(self.sequences)))
 
-    def _choice(self, name: str, values: Mapping[str, Value], share: float) -> StepChoice:
-        kind = self._configs[name]
-        return StepChoice.of(name, kind.model_validate(with_effort(kind, values, share)), self.recipe.base)
+    def _choice(self, name: str, values: Mapping[str, Value]) -> StepChoice:
+        return StepChoice.of(name, self._configs[name].model_validate(dict(values)), self.recipe.base)
 
 
 def _drawn(config: type[Config], draw: random.Random) -> dict[str, Value]:
