@@ -28,6 +28,7 @@ from headway.shipping.search_trial import Bench, Result
 from headway.shipping.store import Store
 from headway.tasks import Task
 
+_FAILED = (0.0, 0.0, -10.0), {"built": 1.0}  # worse than anything that was measured
 _NEXT = 3  # of either kind that are named as worth a try
 
 
@@ -118,7 +119,8 @@ class Search:
 
     def _suggestions(self) -> Iterator[Candidate]:
         seen = [
-            Seen(t.candidate, values(f), excess(f, self._target)) for t in self._trials if (f := t.figures) is not None
+            Seen(t.candidate, values(f), excess(f, self._target)) if (f := t.figures) else Seen(t.candidate, *_FAILED)
+            for t in self._trials
         ]
         return suggestions(self._space, seen, self._known(), self._asked.seed, SHARES[0])
 
