@@ -241,6 +241,7 @@ def test_a_schema_version_that_is_no_number(seal_linear: Seal, version: object) 
         (lambda d: d["variants"][0].update(file="variants/none.onnx"), "not listed among the files"),
         (lambda d: d.update(golden=["golden/009.npz"]), "not listed among the files"),
         (lambda d: d["variants"][0]["tolerance"].update(logits=-1), "tolerance"),
+        (lambda d: d["variants"][0]["own_tolerance"].update(logits=-1), "tolerance"),
         (lambda d: d["files"].update({"signature.json": d["files"][MODEL]}), "cannot list"),
         (lambda d: d["inputs"][0].update(datatype="FP99"), "datatype"),
         (lambda d: d.update(version="01"), "version"),

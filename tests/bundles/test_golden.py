@@ -1,6 +1,7 @@
 """Golden samples: replayed on the real runtime, and every way in which an answer can be wrong."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from headway.bundles.bundle import Bundle
 from headway.bundles.golden import Sample, check_samples, errors, read_sample, replay, write_sample
 from headway.bundles.npz import write_npz
+from headway.bundles.seal import Draft, seal
 from headway.core.errors import BundleError, FormatError
 from headway.core.tensors import Array
 from headway.runtimes.onnx_runtime import OnnxRuntime
@@ -63,6 +65,52 @@ def test_an_output_without_a_tolerance_must_be_equal(seal_linear: Seal) -> None:
     strict = bundle.manifest.variant().model_copy(update={"tolerance": {}})
     with pytest.raises(BundleError, match="where 0 is allowed"):
         replay(bundle, strict, Answers(lambda y: {"logits": y + np.float32(1e-3)}))
+
+
+def _with_own(bundle: Bundle, shift: float) -> Bundle:
+    """The bundle of a variant that is far from the original, and whose own answers were `shift` apart from it."""
+    sample = next(bundle.golden())
+    own = {"fp32": {name: value + np.float32(shift) for name, value in sample.outputs.items()}}
+    variant = bundle.manifest.variant().model_copy(update={"tolerance": {"logits": 10.0}})
+    draft = Draft(
+        name="own",
+        version="1",
+        inputs=bundle.manifest.inputs,
+        outputs=bundle.manifest.outputs,
+        variants=(variant.model_copy(update={"own_tolerance": {"logits": 1e-3}}),),
+        chosen="fp32",
+    )
+    models = {"fp32": bundle.model_file(variant)}
+    return seal(
+        bundle.path.with_name("own"), draft, models=models, golden=[replace(sample, own=own)], report="<p>test</p>"
+    )
+
+
+def test_a_variant_is_held_to_its_own_answers_more_closely_than_to_the_originals(seal_linear: Seal) -> None:
+    bundle = _with_own(seal_linear(), 2.0)
+    variant = bundle.manifest.variant()
+    assert replay(bundle, variant, Answers(lambda y: {"logits": y + np.float32(2)}))["logits"] == pytest.approx(2)
+    with pytest.raises(BundleError, match="differs from its own sealed output by"):
+        replay(bundle, variant, Answers(lambda y: {"logits": y + np.float32(2.1)}))
+    with pytest.raises(BundleError, match="differs from its golden output by"):
+        replay(bundle, variant, Answers(lambda y: {"logits": y + np.float32(20)}))
+
+
+def test_own_answers_that_are_promised_must_be_there(seal_linear: Seal) -> None:
+    bundle = seal_linear()
+    promised = bundle.manifest.variant().model_copy(update={"own_tolerance": {"logits": 1.0}})
+    with pytest.raises(BundleError, match="no own sealed output for logits"):
+        replay(bundle, promised, Answers(lambda y: {"logits": y}))
+
+
+def test_own_answers_survive_the_file(tmp_path: Path) -> None:
+    one = np.ones((2, 3), np.float32)
+    sample = Sample({"a": one}, {"b/c": one}, {"v.1": {"b/c": one + 1}, "v.2": {"b/c": one + 2}})
+    write_sample(tmp_path / "x.npz", sample)
+    read = read_sample(tmp_path / "x.npz")
+    assert (read.own["v.1"]["b/c"] == 2).all()
+    assert (read.own["v.2"]["b/c"] == 3).all()
+    assert (read.outputs["b/c"] == 1).all()
 
 
 def test_a_golden_file_that_is_damaged(seal_linear: Seal) -> None:

@@ -41,6 +41,9 @@ def test_a_recipe_ships_and_the_bundle_answers(project: Path) -> None:
     assert bundle.manifest.lineage.task == "tiny.py:digits"
     assert {v.id for v in bundle.manifest.variants} <= {"original", "quantized"}
     assert Registry().open("tiny").digest == bundle.digest
+    for variant in bundle.manifest.variants:  # held to its own answers as closely as rounding allows
+        own = next(bundle.golden()).own[variant.id]["logits"]
+        assert 0 < variant.own_tolerance["logits"] < 0.1 * np.abs(own).max()
     with headway.load("tiny") as model:
         sample = next(bundle.golden())
         answers = model(sample.inputs)["logits"]

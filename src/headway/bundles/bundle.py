@@ -201,7 +201,7 @@ def _check_consistent(manifest: Manifest, where: str) -> None:
         if check_path(name, where) not in manifest.files:
             raise BundleError(f"{name!r} is not listed among the files", where=where)
     for variant in manifest.variants:
-        for output, allowed in variant.tolerance.items():
+        for output, allowed in (*variant.tolerance.items(), *variant.own_tolerance.items()):
             if not (math.isfinite(allowed) and allowed >= 0):
                 raise BundleError(f"the tolerance of {variant.id}, {output} is {allowed}", where=where)
 

@@ -1,7 +1,10 @@
-"""Golden samples: inputs and the original's outputs, sealed into the bundle and replayed wherever it is loaded."""
+"""Golden samples: inputs, the original's outputs and each variant's own, sealed into the bundle and replayed wherever
+it is loaded. The original's say how far a variant is from the model that it stands for, its own whether this machine
+computes it as the one did where it was measured: the second bound is by far the closer one.
+"""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 # A golden file is held in memory while it is replayed.
 _MAX_FILE_BYTES = 256 << 20
-_INPUT, _OUTPUT = "input/", "output/"
+_INPUT, _OUTPUT, _OWN = "input/", "output/", "own/"
 
 
 class Runs(Protocol):
@@ -29,19 +32,25 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs and outputs by name, each [rows, ...]."""
+    """Inputs and the original's outputs by name, each [rows, ...].
+
+    Attributes:
+        own: outputs of variants that are not the original's, by the variant's id.
+    """
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
+    own: dict[str, dict[str, Array]] = field(default_factory=dict)
 
 
 def write_sample(path: Path, sample: Sample) -> None:
     """Write one sample. Raises `FormatError` where an output holds NaN, which compares equal to nothing."""
-    for name, value in sample.outputs.items():
+    answers = {f"{_OUTPUT}{name}": value for name, value in sample.outputs.items()}
+    answers |= {f"{_OWN}{id_}/{name}": value for id_, own in sample.own.items() for name, value in own.items()}
+    for name, value in answers.items():
         if _has_nan(value):
             raise FormatError("a golden output holds NaN", where=name)
-    named = {f"{_INPUT}{name}": value for name, value in sample.inputs.items()}
-    write_npz(path, named | {f"{_OUTPUT}{name}": value for name, value in sample.outputs.items()})
+    write_npz(path, {f"{_INPUT}{name}": value for name, value in sample.inputs.items()} | answers)
 
 
 def read_sample(path: Path) -> Sample:
@@ -49,9 +58,12 @@ def read_sample(path: Path) -> Sample:
     arrays = read_npz(path, max_bytes=_MAX_FILE_BYTES)
     inputs = {n.removeprefix(_INPUT): value for n, value in arrays.items() if n.startswith(_INPUT)}
     outputs = {n.removeprefix(_OUTPUT): value for n, value in arrays.items() if n.startswith(_OUTPUT)}
-    if not inputs or not outputs or len(inputs) + len(outputs) != len(arrays):
+    own: dict[str, dict[str, Array]] = {}
+    for id_, _, name in (n.removeprefix(_OWN).partition("/") for n in arrays if n.startswith(_OWN)):
+        own.setdefault(id_, {})[name] = arrays[f"{_OWN}{id_}/{name}"]
+    if not inputs or not outputs or len(inputs) + len(outputs) + sum(map(len, own.values())) != len(arrays):
         raise FormatError("not a golden sample: it needs arrays named input/... and output/...", where=str(path))
-    return Sample(inputs, outputs)
+    return Sample(inputs, outputs, own)
 
 
 def errors(samples: Iterable[Sample], session: Runs) -> dict[str, float]:
@@ -64,40 +76,56 @@ def errors(samples: Iterable[Sample], session: Runs) -> dict[str, float]:
     """
     largest: dict[str, float] = {}
     for sample in samples:
-        got = session.run(sample.inputs)
-        for name, expected in sample.outputs.items():
-            if name not in got:
-                raise BundleError(f"the model has no output {name!r}; it has {', '.join(sorted(got))}")
-            largest[name] = max(largest.get(name, 0.0), difference(name, expected, got[name]))
+        _widen(largest, sample.outputs, session.run(sample.inputs))
     return largest
 
 
 def replay(bundle: "Bundle", variant: "Variant", session: Runs) -> dict[str, float]:
-    """Run every golden sample of `bundle` through `session` and compare.
+    """Run every golden sample of `bundle` through `session` and compare, with the original's and with its own outputs.
 
     Returns:
-        The largest absolute difference, by output.
+        The largest absolute difference from the original's, by output.
 
     Raises:
         BundleError: an output differs by more than the variant's tolerance, or in name, shape or datatype, or is NaN.
     """
     where = f"{bundle.manifest.name}: {variant.id}"
+    largest: dict[str, float] = {}
+    own: dict[str, float] = {}
     try:
-        found = errors(bundle.golden(), session)
+        for sample in bundle.golden():
+            got = session.run(sample.inputs)
+            _widen(largest, sample.outputs, got)
+            _widen(own, sample.own.get(variant.id, {}), got)
     except BundleError as error:
         raise BundleError(error.message, where=error.where or where, remedy=error.remedy) from error
     declared = {spec.name for spec in bundle.manifest.outputs}
+    _hold(largest, variant.tolerance, declared, "golden", where)
+    if variant.own_tolerance:
+        _hold(own, variant.own_tolerance, declared, "own sealed", where)
+    return largest
+
+
+def _widen(largest: dict[str, float], expected: Mapping[str, Array], got: Mapping[str, Array]) -> None:
+    for name, value in expected.items():
+        if name not in got:
+            raise BundleError(f"the model has no output {name!r}; it has {', '.join(sorted(got))}")
+        largest[name] = max(largest.get(name, 0.0), difference(name, value, got[name]))
+
+
+def _hold(
+    found: Mapping[str, float], tolerance: Mapping[str, float], declared: Set[str], kind: str, where: str
+) -> None:
     if not declared <= set(found):
-        raise BundleError(f"no golden output for {', '.join(sorted(declared - set(found)))}", where=where)
+        raise BundleError(f"no {kind} output for {', '.join(sorted(declared - set(found)))}", where=where)
     for name, largest in found.items():
-        allowed = variant.tolerance.get(name, 0.0)
+        allowed = tolerance.get(name, 0.0)
         if not largest <= allowed:
             raise BundleError(
-                f"output {name!r} differs from its golden output by {largest:.3g}, where {allowed:.3g} is allowed",
+                f"output {name!r} differs from its {kind} output by {largest:.3g}, where {allowed:.3g} is allowed",
                 where=where,
                 remedy="This machine computes the model differently: try another variant or another runtime version.",
             )
-    return found
 
 
 def check_samples(samples: Sequence[Sample], inputs: Sequence[str], outputs: Sequence[str]) -> None:

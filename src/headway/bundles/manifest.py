@@ -114,6 +114,7 @@ class Variant(Record):
         runtime: the name of the runtime it was measured with.
         steps: names of the steps that made it, in order.
         tolerance: largest absolute difference from the golden outputs that a sound replay may show, by output.
+        own_tolerance: the same from what the variant itself answered when it was sealed; empty where that is not known.
         scorecard: None for a model that was packed as it stands.
     """
 
@@ -124,6 +125,7 @@ class Variant(Record):
     precision: str
     steps: tuple[str, ...] = ()
     tolerance: dict[str, float]
+    own_tolerance: dict[str, float] = {}
     scorecard: Scorecard | None = None
     gate: Gate | None = None
 

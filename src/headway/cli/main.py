@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, convert, inspect, pack, registry, serve, ship
+from headway.cli import bundle, cache, convert, inspect, pack, registry, serve, ship
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -25,6 +25,7 @@ app.command()(pack.pack)
 app.command()(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(registry.app, name="registry")
+app.add_typer(cache.app, name="cache")
 app.command()(convert.convert)
 app.command()(inspect.inspect)
 

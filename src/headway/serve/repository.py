@@ -22,6 +22,7 @@ from headway.core import machine
 from headway.core.errors import HeadwayError
 from headway.observe.loads import Loads
 from headway.observe.logs import logger
+from headway.serve import heap
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, State
 from headway.serve.errors import FullError, LoadError, NotFoundError, UnavailableError
@@ -265,6 +266,7 @@ class Repository:
             )
             for error in filter(None, results):
                 logger.error("model not freed", exc_info=error, extra={"fields": {"model": name}})
+            await asyncio.to_thread(heap.trim)
             for version in gone:
                 self._plane.metrics.forget(name, version)
             self._note(name, gone, freed)

@@ -1,14 +1,17 @@
-"""Inputs for golden samples of a model that comes without data: the user's own, or seeded random ones."""
+"""Golden samples: inputs where a model comes without data, the variants' own answers, what a replay may differ by."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from headway.bundles.golden import Sample, errors
 from headway.bundles.npz import read_npz
 from headway.bundles.processing import Prepared
 from headway.core.errors import DataError
 from headway.core.tensors import DYNAMIC, Array, TensorSpec
+from headway.runtimes.runtime import Session
 
 Inputs = dict[str, Array]
 _ROWS = 32  # golden rows are replayed at every load
@@ -62,6 +65,21 @@ def random_inputs(specs: Sequence[TensorSpec], *, size: int, seed: int = 0) -> l
     draw = np.random.default_rng(seed)
     batches = (1, 4) if any(spec.batched for spec in specs) else (1,)
     return [{spec.name: _draw(spec, rows, size, draw) for spec in specs} for rows in batches]
+
+
+def single_rows(samples: Sequence[Sample], specs: Sequence[TensorSpec]) -> list[Sample]:
+    """The last sample cut into single rows, where every input and output has its rows."""
+    last = samples[-1]
+    rows = {len(value) if value.ndim else 0 for value in (*last.inputs.values(), *last.outputs.values())}
+    if not all(spec.batched for spec in specs) or len(rows) != 1:
+        return []
+    return [
+        Sample(
+            {name: value[row : row + 1] for name, value in last.inputs.items()},
+            {name: value[row : row + 1] for name, value in last.outputs.items()},
+        )
+        for row in range(rows.pop())
+    ]
 
 
 def _fit(value: Array, spec: TensorSpec, where: str) -> Array:
@@ -120,3 +138,22 @@ def tolerances(
             floor = max(floor, share * float(np.abs(value).max(initial=0.0)), _SMALLEST)
         allowed[name] = 4 * difference + floor
     return allowed
+
+
+def with_own(samples: Sequence[Sample], sessions: Mapping[str, Session]) -> list[Sample]:
+    """The samples with what each session answers, by its variant's id."""
+    return [
+        replace(sample, own={id_: session.run(sample.inputs) for id_, session in sessions.items()})
+        for sample in samples
+    ]
+
+
+def own_tolerance(samples: Sequence[Sample], id_: str, session: Session, *, quantized: bool) -> dict[str, float]:
+    """What a sound replay of a variant may differ from its own answers by; see `tolerances`.
+
+    Digits, sealed with AVX-512 VNNI and replayed on an emulated Haswell: FP32 differed by 2e-7 of the largest output,
+    8 bits by 0.14%.
+    """
+    own = [Sample(sample.inputs, sample.own[id_]) for sample in samples]
+    seen = {**dict.fromkeys(own[0].outputs, 0.0), **errors(single_rows(own, session.inputs), session)}
+    return tolerances({name: [sample.outputs[name] for sample in own] for name in seen}, seen, quantized=quantized)

@@ -24,7 +24,15 @@ from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import OnnxFile
 from headway.runtimes.runtime import Runtime, Session
 from headway.serve.padding import Padding, refuted
-from headway.shipping.golden_inputs import SIZES, Inputs, given_inputs, processed_inputs, random_inputs, tolerances
+from headway.shipping.golden_inputs import (
+    SIZES,
+    Inputs,
+    given_inputs,
+    processed_inputs,
+    random_inputs,
+    single_rows,
+    tolerances,
+)
 from headway.shipping.processing import Declaration
 
 RUNTIME = "onnxruntime"
@@ -164,25 +172,10 @@ def _tolerance(
     """Run the samples with other threads, whole and row by row, and allow a multiple of what that changes."""
     session = runtime.load(model, threads=2)
     try:
-        seen = errors([*samples, *_rows(samples, specs)], session)
+        seen = errors([*samples, *single_rows(samples, specs)], session)
     finally:
         session.close()
     return tolerances({name: [sample.outputs[name] for sample in samples] for name in seen}, seen, quantized=quantized)
-
-
-def _rows(samples: Sequence[Sample], specs: Sequence[TensorSpec]) -> list[Sample]:
-    """The last sample cut into single rows, where every input and output has its rows."""
-    last = samples[-1]
-    rows = {len(value) if value.ndim else 0 for value in (*last.inputs.values(), *last.outputs.values())}
-    if not all(spec.batched for spec in specs) or len(rows) != 1:
-        return []
-    return [
-        Sample(
-            {name: value[row : row + 1] for name, value in last.inputs.items()},
-            {name: value[row : row + 1] for name, value in last.outputs.items()},
-        )
-        for row in range(rows.pop())
-    ]
 
 
 def _prove_padding(

@@ -13,7 +13,7 @@ from headway.bundles.processing import Prepared, open_processing
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
 from headway.core.errors import TaskError
-from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, home, write_atomic
+from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, write_atomic
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
@@ -33,6 +33,7 @@ from headway.shipping.evaluate import (
     open_subjects,
     specs,
 )
+from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage
 from headway.shipping.plan import UNCHANGED, plans
 from headway.shipping.processing import Declaration, digest
@@ -40,7 +41,7 @@ from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
 from headway.shipping.search import Search, open_space
 from headway.shipping.search_result import SearchResult
-from headway.shipping.store import Store
+from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
 
 
@@ -93,7 +94,7 @@ class _Road:
         self.task = load_task(asked.use, asked.args, recipe.base)
         check(self.task, progress)
         self.identity = identify(recipe, self.task, source_digest(asked.use, recipe.base))
-        self.store = Store(home() / "cache" / "ship", progress, fresh=fresh)
+        self.store = Store(ship_cache(), progress, fresh=fresh)
         self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
@@ -206,13 +207,18 @@ class _Road:
         search: SearchResult | None,
     ) -> Bundle:
         """Seal what passed, or take the same bundle from an earlier run, and put a copy at `out`."""
+        samples = with_own(golden(session, self.task.parts.test), {id_: subjects[id_].session for id_ in passed})
+        own = {
+            id_: own_tolerance(samples, id_, subjects[id_].session, quantized=j.built.precision != "fp32")
+            for id_, j in passed.items()
+        }
         draft = Draft(
             name=self.recipe.config.name,
             version=Registry().next_version(self.recipe.config.name) if self.register else "1",
             inputs=subjects[chosen].session.inputs,
             outputs=subjects[chosen].session.outputs,
             labels=self.task.labels,
-            variants=tuple(_variant(id_, j, evaluation) for id_, j in passed.items()),
+            variants=tuple(_variant(id_, j, evaluation, own[id_]) for id_, j in passed.items()),
             chosen=chosen,
             contract=self.contract,
             lineage=lineage(
@@ -225,7 +231,6 @@ class _Road:
         models = {id_: j.built.file for id_, j in passed.items()}
 
         def build(out: Path, scratch: Path) -> None:
-            samples = golden(session, self.task.parts.test)
             made = seal(out / "bundle", draft, models=models, golden=samples, report=html, processing=self.prepared)
             prove(made)
 
@@ -265,7 +270,7 @@ def prove(bundle: Bundle) -> None:
         session.close()
 
 
-def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:
+def _variant(id_: str, judged: Judged, evaluation: Evaluation, own: dict[str, float]) -> Variant:
     return Variant(
         id=id_,
         file="",
@@ -274,6 +279,7 @@ def _variant(id_: str, judged: Judged, evaluation: Evaluation) -> Variant:
         precision=judged.built.precision,
         steps=tuple(step.name for step in judged.built.plan.steps),
         tolerance=evaluation.tolerances[id_],
+        own_tolerance=own,
         scorecard=judged.card,
         gate=judged.gate,
     )
