@@ -112,7 +112,8 @@ def finalists(front: Mapping[int, Figures], target: Target, test_rows: int, most
     """Numbers of those that go to the gate.
 
     Of those whose rates, if they hold on test data, would prove enough: the safest of the fastest, the safest of those
-    next in speed, and so on; and last the one that keeps most of all that is left. Few, as they share the confidence.
+    next in speed, and so on. Last a bolder one, the fastest that meets the target at all, or if there is none, the one
+    that keeps most of what is left. Few, as they share the confidence.
 
     Args:
         front: figures by number.
@@ -132,5 +133,7 @@ def finalists(front: Mapping[int, Figures], target: Target, test_rows: int, most
         level = [n for n, f in good.items() if f.speedup[2] >= fastest.speedup[0]]
         chosen.append(max(level, key=lambda n: left[n].accuracy.kept_interval[0]))
         good = {n: f for n, f in good.items() if n not in level}
-    rest = [n for n in left if n not in chosen]
-    return [*chosen, *sorted(rest, key=lambda n: (missed(left[n], target), -left[n].accuracy.kept_interval[0]))[:1]]
+    rest = sorted(left.keys() - chosen, key=lambda n: (missed(left[n], target), -left[n].accuracy.kept_interval[0], n))
+    bound = max((left[n].speedup[1] for n in chosen), default=inf)
+    bolder = [n for n in rest if n in met and left[n].speedup[1] > bound]
+    return [*chosen, *([max(bolder, key=lambda n: left[n].speedup[1])] if bolder else rest[:1])]
