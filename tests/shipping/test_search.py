@@ -86,8 +86,8 @@ def test_a_search_ships_and_says_what_it_looked_at(project: Path) -> None:
         )
     assert set(found["finalists"].values()) <= {t["number"] for t in front}
     assert list(result.judged) == ["original", *found["finalists"]]
-    confidence = {judged.card.accuracy.confidence for judged in result.judged.values()}
-    assert confidence == {pytest.approx(1 - 0.05 / len(found["finalists"]))}, "shared by finalists alone"
+    (confidence,) = {judged.card.accuracy.confidence for judged in result.judged.values()}
+    assert confidence == pytest.approx(1 - 0.05 / len(found["finalists"])), "shared by finalists alone"
     assert found["next"]
 
     bundle = Bundle.open(project / "out")
