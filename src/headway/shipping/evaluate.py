@@ -32,7 +32,7 @@ _BATCH = 64  # rows a run while predicting
 _THROUGHPUT_BATCH = 32
 _LATENCY_ROWS = 64  # test rows that single runs go round
 _ERROR_FACTOR = 2.0  # of the error seen here; and of the largest output a share, for which see `_tolerance`
-METHOD = 2  # raised when figures come about in another way, so that none from before are taken from the store
+METHOD = 3  # raised when figures come about in another way, so that none from before are taken from the store
 _ORIGINAL = ""  # among names of variants, which are never empty
 
 
@@ -46,10 +46,18 @@ class Reference(BaseModel):
     size_mb: float
 
 
+class OverParent(BaseModel):
+    """Speed beside the variant that this one was made from: low, median and high of the ratio, as in a scorecard."""
+
+    parent: str
+    speedup: tuple[float, float, float]
+
+
 class Evaluation(BaseModel):
     """What was measured, by variant id."""
 
     reference: Reference
+    over_parent: dict[str, OverParent]
     cards: dict[str, Scorecard]
     tolerances: dict[str, dict[str, float]]
 
@@ -177,6 +185,10 @@ def evaluate(
             throughput=throughput[_ORIGINAL],
             size_mb=original_mb,
         ),
+        over_parent={
+            id_: OverParent(parent=parent, speedup=speedup(singles[parent], singles[id_], confidence))
+            for id_, parent in parents(subjects).items()
+        },
         cards=cards,
         tolerances={id_: _tolerance(samples, s) for id_, s in subjects.items()},
     )
@@ -194,6 +206,25 @@ def scores(session: Session, task: Task, part: Part, progress: Progress, title: 
         if not np.isfinite(value).all():
             raise DataError(f"output {name!r} is not finite", where=title)
     return score_rows(task.metric, outputs, targets, title)
+
+
+def parents(subjects: Mapping[str, Subject]) -> dict[str, str]:
+    """By id of a variant, the id of what its last step was taken from, on the same runtime.
+
+    Where that is none of the variants (as its steps come only with another), the one before it.
+    """
+    taken = {
+        id_: tuple((step.name, step.config.model_dump_json()) for step in subject.built.plan.steps)
+        for id_, subject in subjects.items()
+    }
+    known = {(subject.runtime, taken[id_]): id_ for id_, subject in subjects.items()}
+    found = {}
+    for id_, subject in subjects.items():
+        steps = taken[id_]
+        before = (known.get((subject.runtime, steps[:count])) for count in range(len(steps) - 1, -1, -1))
+        if (parent := next(filter(None, before), None)) is not None:
+            found[id_] = parent
+    return found
 
 
 def _time(

@@ -8,9 +8,11 @@ from headway.bundles.manifest import StepRecord
 from headway.core import machine
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
+from headway.shipping.joined import joined
 from headway.shipping.recipe import Recipe
 from headway.shipping.search_report import search_picture, style, svg
 from headway.shipping.search_result import SearchResult
+from headway.shipping.slower import Slower
 from headway.shipping.verdict import Judged
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def render(
     nearest: str,
     judged: Mapping[str, Judged],
     evaluation: Evaluation,
+    slower: Mapping[str, Slower],
     search: SearchResult | None = None,
 ) -> str:
     """The report's HTML.
@@ -39,6 +42,7 @@ def render(
         nearest: id of the variant that is chosen or came nearest.
         judged: every variant by id.
         evaluation: the figures.
+        slower: why variants are not faster than what they were made from, by id.
         search: how the steps were found; None where the recipe names them.
     """
     from jinja2 import Environment
@@ -58,6 +62,8 @@ def render(
         picture=_picture(judged, evaluation, recipe.config.target.keep_accuracy),
         colours=_COLOURS,
         rankings=_rankings(judged),
+        slower=slower,
+        joined={id_: joined(it.comparison, it.over.parent, id_) for id_, it in slower.items()},
         ledger=_ledger(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
         search=search,
@@ -65,10 +71,13 @@ def render(
     )
 
 
-def _ledger(judged: Mapping[str, Judged]) -> dict[str, StepRecord]:
-    """Every step that was taken, by the steps up to it; what variants share stands once."""
-    records = [variant.built.records for variant in judged.values()]
-    return {", ".join(r.step for r in taken[: i + 1]): taken[i] for taken in records for i in range(len(taken))}
+def _ledger(judged: Mapping[str, Judged]) -> list[tuple[str, StepRecord]]:
+    """Every step that was taken, with the steps up to it; what variants share stands once."""
+    found = {}
+    for taken in (variant.built.records for variant in judged.values()):
+        for i, record in enumerate(taken):
+            found[record.checkpoint] = ", ".join(r.step for r in taken[: i + 1]), record
+    return list(found.values())
 
 
 def _rankings(judged: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:

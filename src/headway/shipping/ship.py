@@ -41,6 +41,7 @@ from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
 from headway.shipping.search import Search, open_space
 from headway.shipping.search_result import SearchResult
+from headway.shipping.slower import explain
 from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
 
@@ -108,6 +109,10 @@ class _Road:
             built = [self.builder.build(plan) for plan in asked]
             subjects = open_subjects(built, self.recipe.config.target, open_sessions)
             evaluation, key = self._evaluation(original, subjects)
+            example = self.builder.example(1)
+            slower = explain(
+                evaluation.over_parent, subjects, example, self.recipe.config.target, self.store, self.progress
+            )
             judged = {id_: self._judge(subject, evaluation.cards[id_]) for id_, subject in subjects.items()}
             passed = {id_: j for id_, j in judged.items() if j.gate.outcome == "pass"}
             nearest = best(passed) if passed else max(judged, key=lambda id_: judged[id_].margin)
@@ -115,13 +120,13 @@ class _Road:
                 undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
                 verdict: Verdict = "insufficient" if undecided else "refused"
                 report = self.out.with_name(self.out.name + ".refused.html")
-                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, search))
-                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, search)
-            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, search)
+                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower, search))
+                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower, search)
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower, search)
             bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key, search)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
         report = self.out / "report.html"
-        return ShipResult("shipped", self.out, version, nearest, nearest, report, judged, evaluation, search)
+        return ShipResult("shipped", self.out, version, nearest, nearest, report, judged, evaluation, slower, search)
 
     def _search(self, original: Original) -> SearchResult | None:
         if self.space is None:

@@ -1,7 +1,7 @@
 """What a ship comes to: every variant judged, one chosen or none."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from headway.shipping import gate
 from headway.shipping.build import Built
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.search_result import SearchResult
+from headway.shipping.slower import Slower
 
 Verdict = Literal["shipped", "refused", "insufficient"]
 
@@ -48,6 +49,7 @@ class ShipResult:
         report: the HTML file.
         judged: every variant by id.
         evaluation: the figures.
+        slower: why those variants that are not faster than what they were made from are not, by id.
         search: how the steps were found; None where the recipe names them.
     """
 
@@ -59,6 +61,7 @@ class ShipResult:
     report: Path
     judged: Mapping[str, Judged]
     evaluation: Evaluation
+    slower: Mapping[str, Slower] = field(default_factory=dict)
     search: SearchResult | None = None
 
     def document(self) -> dict[str, Any]:
@@ -72,10 +75,13 @@ class ShipResult:
             "nearest": self.nearest,
             "report": str(self.report),
             "reference": reference.model_dump(mode="json"),
-            "variants": [_document(id_, judged) for id_, judged in self.judged.items()],
+            "variants": [{**_document(id_, judged), **self._because(id_)} for id_, judged in self.judged.items()],
             "search": self.search.document() if self.search is not None else None,
             "machine": machine.here().model_dump(mode="json"),
         }
+
+    def _because(self, id_: str) -> dict[str, Any]:
+        return {"slower_because": self.slower[id_].document()} if id_ in self.slower else {}
 
 
 def best(passed: Mapping[str, Judged]) -> str:
