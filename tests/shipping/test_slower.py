@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +46,7 @@ def digits() -> Task:
 @dataclass(frozen=True)
 class Step:
     name: str
-    config: QuantizeConfig = QuantizeConfig()
+    config: QuantizeConfig = field(default_factory=QuantizeConfig)
 
 
 def subject(runtime: str, *steps: str, file: Path = Path()) -> Subject:
