@@ -68,14 +68,22 @@ class Identity:
 def identify(recipe: Recipe, task: Task, source_sha256: str) -> Identity:
     """Digest the data and the model files, and note the versions of what will compute."""
     given = recipe.weights or recipe.onnx
+    seed = recipe.config.train.seed
     return Identity(
         task=recipe.config.task.use,
         arguments=recipe.config.task.args,
         data_sha256=task.parts.digest(),
         source_sha256=source_sha256,
-        model_sha256=digest_file(given) if given else "",
+        model_sha256=digest_file(given) if given else _start(task, seed),
         versions={name: version(name) for name in _TOOLS},
     )
+
+
+def _start(task: Task, seed: int) -> str:
+    """Digest of the weights that training begins with, which a factory may read from a file or make in any way."""
+    from headway.train.checkpoint import state_digest
+
+    return state_digest(build_model(task, seed).state_dict())
 
 
 class Builder:
