@@ -10,8 +10,8 @@ from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
 from headway.shipping.joined import joined
 from headway.shipping.recipe import Recipe
-from headway.shipping.search_report import search_picture, style, svg
-from headway.shipping.search_result import SearchResult
+from headway.shipping.search.report import search_picture, style, svg
+from headway.shipping.search.result import SearchResult
 from headway.shipping.slower import Slower
 from headway.shipping.verdict import Judged
 

@@ -39,8 +39,8 @@ from headway.shipping.plan import UNCHANGED, plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
-from headway.shipping.search import Search, open_space
-from headway.shipping.search_result import SearchResult
+from headway.shipping.search.result import SearchResult
+from headway.shipping.search.search import Search, open_space
 from headway.shipping.slower import explain
 from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best

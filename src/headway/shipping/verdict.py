@@ -10,7 +10,7 @@ from headway.core import machine
 from headway.shipping import gate
 from headway.shipping.build import Built
 from headway.shipping.evaluate import Evaluation
-from headway.shipping.search_result import SearchResult
+from headway.shipping.search.result import SearchResult
 from headway.shipping.slower import Slower
 
 Verdict = Literal["shipped", "refused", "insufficient"]

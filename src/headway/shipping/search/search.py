@@ -20,11 +20,11 @@ from headway.shipping.build import Builder, Identity
 from headway.shipping.evaluate import Original
 from headway.shipping.plan import Plan, plan
 from headway.shipping.recipe import Recipe
-from headway.shipping.search_result import SearchResult, Suggestion, in_words
-from headway.shipping.search_rungs import SHARES, TOP, Trial, excess, finalists, ranked, values, waiting
-from headway.shipping.search_sampler import Seen, suggestions
-from headway.shipping.search_space import Candidate, Space
-from headway.shipping.search_trial import Bench, Result
+from headway.shipping.search.result import SearchResult, Suggestion, in_words
+from headway.shipping.search.rungs import SHARES, TOP, Trial, excess, finalists, ranked, values, waiting
+from headway.shipping.search.sampler import Seen, suggestions
+from headway.shipping.search.space import Candidate, Space
+from headway.shipping.search.trial import Bench, Result
 from headway.shipping.store import Store
 from headway.tasks import Task
 

@@ -11,8 +11,8 @@ from math import inf
 
 from headway.shipping import gate
 from headway.shipping.recipe import Target
-from headway.shipping.search_space import Candidate
-from headway.shipping.search_trial import Figures, Result
+from headway.shipping.search.space import Candidate
+from headway.shipping.search.trial import Figures, Result
 
 SHARES = (1 / 9, 1 / 3, 1.0)  # of the effort, by rung
 TOP = len(SHARES) - 1

@@ -14,8 +14,8 @@ import pytest
 from headway.bundles.bundle import Bundle
 from headway.core.errors import DataError, MissingDependencyError, TaskError
 from headway.core.progress import SILENT, Bar
-from headway.shipping import search
-from headway.shipping.search_rungs import TOP
+from headway.shipping.search import search
+from headway.shipping.search.rungs import TOP
 from headway.shipping.ship import ship
 from headway.shipping.verdict import ShipResult
 

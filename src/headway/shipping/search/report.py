@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from headway.shipping.search_result import SearchResult
+from headway.shipping.search.result import SearchResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,9 +13,9 @@ from headway.core import plugins
 from headway.core.config import Source
 from headway.core.errors import ConfigError
 from headway.shipping.recipe import Recipe, check_order
-from headway.shipping.search_rungs import SHARES
-from headway.shipping.search_sampler import Seen, suggestions
-from headway.shipping.search_space import Candidate, Space
+from headway.shipping.search.rungs import SHARES
+from headway.shipping.search.sampler import Seen, suggestions
+from headway.shipping.search.space import Candidate, Space
 
 TEXT = "name: x\ntask: {use: a:b}\nsteps: auto\n"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from headway.shipping.plan import Plan
 from headway.shipping.recipe import AutoConfig
-from headway.shipping.search_rungs import SHARES, TOP, Trial, dominates
-from headway.shipping.search_space import Candidate
-from headway.shipping.search_trial import Figures
+from headway.shipping.search.rungs import SHARES, TOP, Trial, dominates
+from headway.shipping.search.space import Candidate
+from headway.shipping.search.trial import Figures
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from headway.bundles.manifest import Accuracy
 from headway.measure.accuracy import Pairs
 from headway.shipping.recipe import Target
-from headway.shipping.search_rungs import TOP, Trial, dominates, finalists, missed, ranked, waiting
-from headway.shipping.search_space import Candidate
-from headway.shipping.search_trial import Figures, Result
+from headway.shipping.search.rungs import TOP, Trial, dominates, finalists, missed, ranked, waiting
+from headway.shipping.search.space import Candidate
+from headway.shipping.search.trial import Figures, Result
 
 TARGET = Target(keep_accuracy=0.98, max_size_mb=5)
 ROWS = 1000

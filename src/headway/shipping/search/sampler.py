@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from headway.compress.searchable import Between, Domain, Value
 from headway.core import plugins
-from headway.shipping.search_space import Candidate, Space
+from headway.shipping.search.space import Candidate, Space
 
 if TYPE_CHECKING:
     import optuna
