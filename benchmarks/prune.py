@@ -62,7 +62,7 @@ class Setting:
     selection: int
 
 
-FULL = Setting(64, 10_000, 8, 0.7, (0.8, 0.6, 0.5, 0.4, 0.3), 4_000)
+FULL = Setting(64, 10_000, 8, 0.5, (0.8, 0.6, 0.5, 0.4), 4_000)
 SMALL = Setting(8, 512, 2, 1, PROMISED, 500)
 
 

@@ -74,7 +74,16 @@ def _show(result: "ShipResult") -> None:
         out().print(f"\n[bold]{id_}[/bold]: [{colour}]{judged.gate.outcome}[/{colour}]")
         for reason in judged.gate.reasons:
             out().print(f"  {reason}", markup=False, soft_wrap=True)
+        if slower := result.slower.get(id_):
+            line = (
+                f"  not faster than {slower.over.parent} ({slower.over.speedup[1]:.2f}x): {slower.comparison.summary}"
+            )
+            out().print(line, markup=False, soft_wrap=True)
     out().print()
+    if result.search is not None:
+        for idea in result.search.further:
+            out().print(f"with more time: {idea.candidate} ({idea.why})", markup=False, soft_wrap=True)
+        out().print()
     if result.verdict == "shipped":
         out().print(f"shipped {result.chosen}, version {result.version}: {result.bundle}", markup=False, soft_wrap=True)
         out().print(f"report: {result.report}", markup=False, soft_wrap=True)

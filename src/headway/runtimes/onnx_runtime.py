@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from headway.core.errors import FormatError, MissingDependencyError, RequestError
 from headway.core.plugins import missing
 from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_ort
+from headway.runtimes.onnx_graph import Graph, read_graph
+from headway.runtimes.onnx_profile import OnnxProfilingSession
 from headway.runtimes.runtime import Availability
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ class OnnxSession:
         self._texts = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
         self._output_names = [spec.name for spec in self.outputs]
         self._run = session.run
+        self.end_profiling = session.end_profiling
         self._wrong_input = _state().InvalidArgument
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -65,7 +69,7 @@ class OnnxSession:
 
     def close(self) -> None:
         """Free the model."""
-        self._run = _closed
+        self._run = self.end_profiling = _closed
 
 
 class OnnxRuntime:
@@ -92,6 +96,17 @@ class OnnxRuntime:
             FormatError: not an ONNX model, truncated, or of an opset or operator this ONNX Runtime lacks.
             MissingDependencyError: no provider for `device`.
         """
+        return self._open(path, device, self._options(path, device, threads))
+
+    def profile(self, path: Path, *, device: str = "cpu", threads: int = 1) -> OnnxProfilingSession:
+        """Load an ONNX file as `load` does, with every node's time recorded."""
+        return OnnxProfilingSession(self._options(path, device, threads), partial(self._open, path, device))
+
+    def graph(self, path: Path) -> Graph:
+        """The nodes as the file has them."""
+        return read_graph(path)
+
+    def _options(self, path: Path, device: str, threads: int) -> "onnxruntime.SessionOptions":
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
@@ -109,6 +124,11 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # It would put layers that a quantized file keeps in 32 bits back into 8, at full range and one scale a tensor.
         options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
+        return options
+
+    def _open(self, path: Path, device: str, options: "onnxruntime.SessionOptions") -> OnnxSession:
+        import onnxruntime
+
         if not path.is_file():
             raise FormatError("no such model file", where=str(path))
         try:

@@ -94,7 +94,7 @@ def pack(
             specs = session.inputs, session.outputs
             named = _labels(labels, specs[1]) if labels else ()
             prepared = declaration.prepare(*specs, named) if declaration is not None else None
-            samples, drawn = _samples(session, inputs, prepared, str(model))
+            samples, drawn = samples_for(session, inputs, prepared, str(model))
             tolerance = _tolerance(runtime, model, samples, specs[0], quantized=about.precision == "int8")
             if padding:
                 _prove_padding(session, padding, samples, tolerance)
@@ -126,7 +126,9 @@ def pack(
     return Packed(bundle, random_inputs=drawn)
 
 
-def _samples(session: Session, given: Path | None, prepared: Prepared | None, where: str) -> tuple[list[Sample], bool]:
+def samples_for(
+    session: Session, given: Path | None, prepared: Prepared | None, where: str
+) -> tuple[list[Sample], bool]:
     """Golden samples: the inputs, and what the model answers; and whether the inputs were drawn at random."""
     if not session.inputs or not session.outputs:
         raise FormatError("the model has no inputs or no outputs", where=where)

@@ -1,7 +1,7 @@
 """What a ship comes to: every variant judged, one chosen or none."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,8 @@ from headway.core import machine
 from headway.shipping import gate
 from headway.shipping.build import Built
 from headway.shipping.evaluate import Evaluation
+from headway.shipping.search.result import SearchResult
+from headway.shipping.slower import Slower
 
 Verdict = Literal["shipped", "refused", "insufficient"]
 
@@ -47,6 +49,8 @@ class ShipResult:
         report: the HTML file.
         judged: every variant by id.
         evaluation: the figures.
+        slower: why those variants that are not faster than what they were made from are not, by id.
+        search: how the steps were found; None where the recipe names them.
     """
 
     verdict: Verdict
@@ -57,6 +61,8 @@ class ShipResult:
     report: Path
     judged: Mapping[str, Judged]
     evaluation: Evaluation
+    slower: Mapping[str, Slower] = field(default_factory=dict)
+    search: SearchResult | None = None
 
     def document(self) -> dict[str, Any]:
         """The document that `headway ship --json` prints."""
@@ -69,9 +75,13 @@ class ShipResult:
             "nearest": self.nearest,
             "report": str(self.report),
             "reference": reference.model_dump(mode="json"),
-            "variants": [_document(id_, judged) for id_, judged in self.judged.items()],
+            "variants": [{**_document(id_, judged), **self._because(id_)} for id_, judged in self.judged.items()],
+            "search": self.search.document() if self.search is not None else None,
             "machine": machine.here().model_dump(mode="json"),
         }
+
+    def _because(self, id_: str) -> dict[str, Any]:
+        return {"slower_because": self.slower[id_].document()} if id_ in self.slower else {}
 
 
 def best(passed: Mapping[str, Judged]) -> str:

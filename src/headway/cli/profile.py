@@ -1,0 +1,106 @@
+"""`headway profile`: where a model's time goes, and against another model, what changed and why."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headway.cli.render import Bars, Json, emit, out, table
+
+if TYPE_CHECKING:
+    from headway.measure.causes import Comparison
+    from headway.measure.profile import Profile
+
+_LINES = 30
+
+
+def profile(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx|BUNDLE", help="What to profile.", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option(help="Another model or bundle, such as the one it was made from.", show_default=False)
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help=".npz with an array for each input, by name.",
+            show_default="a bundle's first golden sample, or random numbers",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows a run.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads a run.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0, help="Time to measure in, about.")] = 2.0,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page, too.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Say what each operator of a model takes; with --against, why it is not faster than the other.
+
+    Of a bundle, the chosen variant.
+    """
+    from headway.shipping.profile import profile_files
+
+    found = profile_files(
+        model, against=against, inputs=inputs, batch=batch, threads=threads, seconds=seconds, html=html,
+        progress=Bars(),
+    )  # fmt: skip
+    if json:
+        emit(found.document())
+        return
+    if found.comparison is None:
+        _show(found.profile)
+    else:
+        _compare(found.comparison, str(against), str(model))
+    if html is not None:
+        out().print(f"page: {html}", markup=False, soft_wrap=True)
+
+
+def _show(found: "Profile") -> None:
+    from headway.measure.join import totals
+
+    rows = [[kind, count, f"{ms:.4f}", f"{ms / found.ms:.1%}"] for kind, count, ms in totals(found)]
+    out().print(_title(found), markup=False, soft_wrap=True)
+    table("", ["operators", "count", "ms", "share"], rows)
+    out().print()
+    dearest = sorted(found.layers, key=lambda layer: layer.ms, reverse=True)[:_LINES]
+    each: list[list[Any]] = [[it.name, it.kind, f"{it.ms:.4f}", f"{it.ms / found.ms:.1%}"] for it in dearest]
+    table("", ["operator", "kind", "ms", "share"], each)
+
+
+def _compare(found: "Comparison", parent: str, child: str) -> None:
+    from headway.measure.join import condense
+
+    rows: list[list[Any]] = [
+        [
+            f"{line.name} ({line.count})" if line.count > 1 else line.name,
+            line.parent,
+            f"{line.parent_ms:.4f}" if line.parent or not line.child else "",
+            line.child,
+            f"{line.child_ms:.4f}" if line.child or not line.parent else "",
+            f"{line.child_ms / line.parent_ms:.2f}" if line.parent and line.child and line.parent_ms > 0 else "",
+        ]
+        for line in condense(found.parent, found.child, _LINES)
+    ]
+    rows.append(
+        [
+            "the whole run",
+            "",
+            f"{found.parent.ms:.4f}",
+            "",
+            f"{found.child.ms:.4f}",
+            f"{found.child.ms / found.parent.ms:.2f}",
+        ]
+    )
+    out().print(_title(found.child), markup=False, soft_wrap=True)
+    table("", ["layer", parent, "ms", child, "ms", "ratio"], rows)
+    for cause in found.causes:
+        out().print(f"\n{cause.cause}: {cause.evidence}", markup=False, soft_wrap=True)
+        out().print(f"  try: {cause.remedy}", markup=False, soft_wrap=True)
+    if not found.causes:
+        out().print(f"\n{found.summary}", markup=False, soft_wrap=True)
+
+
+def _title(found: "Profile") -> str:
+    return (
+        f"{found.ms:.4f} ms a run of {found.rows} row{'s' if found.rows != 1 else ''}, {found.threads} "
+        f"thread{'s' if found.threads != 1 else ''}; {1000 * found.taken_off_ms:.1f} µs taken off each operator for "
+        "the profiler"
+    )

@@ -1,0 +1,141 @@
+"""`headway profile`: model files or bundles, operator by operator."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headway.bundles.bundle import Bundle
+from headway.core import machine, plugins
+from headway.core.errors import UsageError
+from headway.core.files import write_atomic
+from headway.core.progress import SILENT, Progress
+from headway.core.tensors import Array, TensorSpec
+from headway.measure.causes import Comparison, compare
+from headway.measure.join import totals
+from headway.measure.profile import Profile, profile
+from headway.runtimes.formats import Format, recognise, require_whole_onnx
+from headway.runtimes.runtime import Runtime
+from headway.shipping.joined import page
+from headway.shipping.pack import RUNTIME, samples_for
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What `headway profile` found.
+
+    Attributes:
+        profile: of the model.
+        comparison: with the other as the parent; None without one.
+    """
+
+    profile: Profile
+    comparison: Comparison | None
+
+    def document(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        about: dict[str, Any] = {
+            "compute": _compute(self.profile),
+            "machine": machine.here().model_dump(mode="json"),
+        }
+        if self.comparison is not None:
+            about["against"] = _compute(self.comparison.parent)
+            about["speedup"] = self.comparison.parent.ms / self.comparison.child.ms
+            about["causes"] = [cause.document() for cause in self.comparison.causes]
+            about["worst"] = self.comparison.worst
+        return about
+
+
+def profile_files(
+    model: Path,
+    *,
+    against: Path | None = None,
+    inputs: Path | None = None,
+    batch: int = 1,
+    threads: int = 1,
+    seconds: float = 2.0,
+    html: Path | None = None,
+    progress: Progress = SILENT,
+) -> Profiled:
+    """Profile an ONNX file, or a bundle's chosen variant, alone or beside another in the same rounds.
+
+    Args:
+        model: the file or bundle.
+        against: what it was made from, or another to be held against it; it takes the same inputs.
+        inputs: `.npz` with one array for each input, by name; without it, a bundle's first golden sample, or seeded
+            random numbers.
+        batch: rows of a run; those that there are are repeated.
+        threads: of a run.
+        seconds: to spend, about.
+        html: write a page there.
+        progress: told of each round.
+
+    Raises:
+        FormatError: not an ONNX file or a bundle.
+        DataError: the inputs do not suit the model.
+        UsageError: the two run on different runtimes, take different inputs, or the runtime cannot profile.
+    """
+    file, name, given = _open(model)
+    files = {"the model": file}
+    if against is not None:
+        other, runtime_of_other, _ = _open(against)
+        if runtime_of_other != name:
+            raise UsageError(f"one runs on {name}, the other on {runtime_of_other}", where=str(against))
+        files = {"the other": other, **files}
+    runtime: Runtime = plugins.load("headway.runtimes", name)()
+    session = runtime.load(file, threads=threads)
+    try:
+        if inputs is not None or given is None:
+            given = samples_for(session, inputs, None, str(model))[0][0].inputs
+        values = _rows(given, session.inputs, batch)
+    finally:
+        session.close()
+    if against is not None:
+        _check_same(runtime, files["the other"], values, against)
+    found = profile(runtime, files, values, threads=threads, seconds=seconds, progress=progress)
+    own = found["the model"]
+    comparison = compare(found["the other"], own) if against is not None else None
+    if html is not None:
+        write_atomic(html, page(comparison or compare(own, own), str(against or model), str(model)))
+    return Profiled(own, comparison)
+
+
+def _open(path: Path) -> tuple[Path, str, Mapping[str, Array] | None]:
+    """The model file, its runtime's name, and inputs where it brings some."""
+    if recognise(path) in (Format.BUNDLE, Format.ARCHIVE):
+        bundle = Bundle.open(path)
+        variant = bundle.manifest.variant()
+        return bundle.model_file(variant), variant.runtime, next(bundle.golden()).inputs
+    require_whole_onnx(path)
+    return path, RUNTIME, None
+
+
+def _rows(inputs: Mapping[str, Array], specs: tuple[TensorSpec, ...], batch: int) -> dict[str, Array]:
+    batched = {spec.name for spec in specs if spec.batched}
+    if batch > 1 and not batched:
+        raise UsageError("the model's batch does not vary", where="--batch", remedy="Leave --batch out.")
+    return {k: v[np.arange(batch) % len(v)] if k in batched else v for k, v in inputs.items()}
+
+
+def _check_same(runtime: Runtime, file: Path, values: Mapping[str, Array], where: Path) -> None:
+    session = runtime.load(file)
+    session.close()
+    wanted = {spec.name: spec for spec in session.inputs}
+    if set(wanted) != set(values) or not all(
+        wanted[name].admits(value.shape) and wanted[name].dtype == value.dtype for name, value in values.items()
+    ):
+        raise UsageError(
+            "it takes " + ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in session.inputs)
+            + ", the model " + ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in values.items()),
+            where=str(where),
+            remedy="Give two forms of one model.",
+        )  # fmt: skip
+
+
+def _compute(found: Profile) -> dict[str, Any]:
+    about = found.model_dump(mode="json", exclude={"layers"})
+    about["kinds"] = [{"kind": kind, "count": count, "ms": ms} for kind, count, ms in totals(found)]
+    about["operators"] = [{"name": it.name, "kind": it.kind, "ms": it.ms} for it in found.layers]
+    return about
