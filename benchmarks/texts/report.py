@@ -42,9 +42,10 @@ def section(
         _data(task),
         f"MiniLM (6 layers) was fine-tuned for {setting.train.epochs:g} epochs of {setting.train.batch_size} rows "
         f"at {setting.train.lr:g}; nothing was chosen on test texts.",
-        f"Pruned: {setting.light:.0%} of the parameters stay, by Taylor importance, without fine-tuning. Student: "
-        f"layers {', '.join(map(str, setting.kept))} under the original for {setting.distill:g} epochs, by logits and "
-        "the text's vector. int8: dynamic, tables in 8 bits.",
+        f"Pruned: {setting.light:.0%} of the parameters stay, by Taylor importance, then {setting.recover:g} epochs of "
+        f"fine-tuning. Student: layers {', '.join(map(str, setting.kept))}, {setting.narrow:.0%} of their parameters, "
+        f"under the original for {setting.distill:g} epochs, by logits and the text's vector. int8: dynamic, tables in "
+        "8 bits.",
         "Points lost and times are held against the original, pair by pair, on test texts one at a time; sizes "
         f"against its safetensors file. In brackets {CONFIDENCE:.0%} limits, each one-sided.",
         "",
