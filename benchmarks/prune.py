@@ -192,7 +192,7 @@ class Run:
         sessions = {key: OnnxRuntime().load(file) for key, file in files.items()}
         runs = {f"{key}": partial(session.run, image) for key, session in sessions.items()}
         with threads(1):
-            ms = interleave({"eager": eager, **runs}, seconds=10)
+            ms = interleave({"eager": eager, **runs}, seconds=10 if self.setting is FULL else 1)
         return {key: list(speedup(ms["eager"], ms[f"{key}"], CONFIDENCE)) for key in sessions}
 
 

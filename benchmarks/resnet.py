@@ -54,10 +54,10 @@ class Forms:
     Args:
         run: where the networks come from.
         folder: keeps the forms.
-        peer: NNCF, started.
+        peer: NNCF, started; None where it does not take part.
     """
 
-    def __init__(self, run: Run, folder: Path, peer: Nncf) -> None:
+    def __init__(self, run: Run, folder: Path, peer: Nncf | None) -> None:
         self._run, self._folder, self._peer = run, folder, peer
         make_folder(folder)
         self._importance = max(LINES[:-1], key=lambda name: np.mean([self._kept(name, keep) for keep in PROMISED]))
@@ -90,6 +90,7 @@ class Forms:
             if line == ORT:
                 others.onnxruntime_static(self._original(), rows, out)
             else:
+                assert self._peer is not None
                 self._peer.quantize(self._original(), rows, self._folder)
         return out
 
@@ -131,6 +132,7 @@ class Forms:
     def session(self, what: str | Path) -> Iterator[Session | Nncf]:
         """Runs a line, or a file, with one thread."""
         if what == OPENVINO:
+            assert self._peer is not None
             self._peer.ask("load", self.file(OPENVINO))
             yield self._peer
             return
@@ -198,21 +200,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="as for benchmarks.prune")
-    parser.add_argument("--small", action="store_true", help="a small network, a few minutes, nothing written")
+    parser.add_argument("--small", action="store_true", help="a small network, without NNCF; nothing written")
     asked = parser.parse_args()
     setting = SMALL if asked.small else FULL
     work = asked.work or home() / "cache" / "benchmarks" / ("prune-small" if asked.small else "prune")
     run = Run(setting, asked.seed, work / f"seed-{asked.seed}", 1)
     folder = run.folder / "forms"
     make_folder(folder)
-    with others.nncf(folder) as peer:
+    names = [FP32, WHOLE, *map(eight, PROMISED), ORT, DYNAMIC, ALONE]
+    with ExitStack() as stack:
+        peer = None if asked.small else stack.enter_context(others.nncf(folder))
+        names += [NNCF, OPENVINO] if peer else []
         forms = Forms(run, folder, peer)
-        names = [FP32, WHOLE, *map(eight, PROMISED), ORT, NNCF, OPENVINO, DYNAMIC, ALONE]
         files = {name: forms.file(name) for name in names if name != DYNAMIC}  # chosen before test rows are read
         base = forms.right(FP32, "test")
         right = {name: forms.right(name, "test") for name in names}
         image = run.task.parts.selection.batch(np.arange(1))[0]
-        ms = latency(forms, [EAGER, *names], image, 10 if asked.small else 60)
+        ms = latency(forms, [EAGER, *names], image, 1 if asked.small else 60)
         lines = {
             name: (
                 compare(base, right[name], metric="accuracy", confidence=CONFIDENCE),
