@@ -109,7 +109,8 @@ class Pace:
         try:
             self._trace(model, file)
         except Exception:  # noqa: BLE001  (it raises whatever the module's code makes of its tracing)
-            OnnxExport().write(model, self._example, self._context.task.output_names, file)
+            task = self._context.task
+            OnnxExport().write(model, self._example, task.output_names, file, task.varying)
         session = OnnxRuntime().load(file, threads=self._context.threads)
         file.unlink()
         return session

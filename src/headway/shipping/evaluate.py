@@ -3,6 +3,7 @@
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,19 +13,20 @@ from pydantic import BaseModel
 
 from headway.bundles.golden import Sample, errors
 from headway.bundles.manifest import Latency, Scorecard
-from headway.core import machine
-from headway.core.errors import DataError
+from headway.core import machine, plugins
+from headway.core.errors import DataError, MissingDependencyError
 from headway.core.progress import Progress
-from headway.core.tensors import Array, TensorSpec, from_numpy
+from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
 from headway.measure.accuracy import Rows, compare
 from headway.measure.latency import Milliseconds, interleave, rounds_for_p99, speedup, summarise
 from headway.measure.memory import peak_memory_mb
-from headway.runtimes.runtime import Session
+from headway.runtimes.runtime import Runtime, Session
 from headway.shipping.build import Built
+from headway.shipping.pack import RUNTIME
 from headway.shipping.recipe import Target
 from headway.tasks import Task
 from headway.tasks.parts import Part
-from headway.tasks.scoring import score_rows
+from headway.tasks.scoring import joined, score_rows
 
 EAGER, FILE = "eager PyTorch", "the given ONNX file"
 _BATCH = 64  # rows a run while predicting
@@ -80,12 +82,15 @@ class Subject:
 
 
 def specs(task: Task) -> tuple[TensorSpec, ...]:
-    """The task's inputs, as its data shows them; the first dimension is the batch."""
+    """The task's inputs, as its data shows them; the first dimension is the batch, and others vary as it declares."""
     inputs, _ = task.parts.test.batch(np.arange(1))
-    return tuple(
-        TensorSpec(name=name, datatype=from_numpy(value.dtype).name, shape=(-1, *value.shape[1:]))
-        for name, value in inputs.items()
-    )
+    found = []
+    for name, value in inputs.items():
+        dims = {0: "batch", **task.varying.get(name, {})}
+        shape = tuple(DYNAMIC if axis in dims else size for axis, size in enumerate(value.shape))
+        names = tuple(dims.get(axis, "") for axis in range(value.ndim))
+        found.append(TensorSpec(name=name, datatype=from_numpy(value.dtype).name, shape=shape, dims=names))
+    return tuple(found)
 
 
 def predict(session: Session, part: Part, progress: Progress, title: str) -> tuple[dict[str, Array], Array]:
@@ -98,7 +103,7 @@ def predict(session: Session, part: Part, progress: Progress, title: str) -> tup
             outputs.append(session.run(inputs))
             targets.append(wanted)
             bar.advance(len(rows))
-    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}, np.concatenate(targets)
+    return joined(outputs), np.concatenate(targets)
 
 
 def golden(session: Session, part: Part) -> tuple[Sample, ...]:
@@ -106,6 +111,50 @@ def golden(session: Session, part: Part) -> tuple[Sample, ...]:
     rows = np.linspace(0, len(part) - 1, 12).astype(int)
     groups = [*rows[:4, None], rows[4:]]
     return tuple(Sample(inputs, session.run(inputs)) for inputs, _ in (part.batch(group) for group in groups))
+
+
+def usable_runtimes(target: Target) -> list[Runtime]:
+    """What variants are tried on: what the recipe names, else all that works on its devices.
+
+    Raises:
+        ConfigError: the recipe names a runtime that nobody offers.
+        MissingDependencyError: it names one that does not work here, or none does.
+    """
+    found = []
+    for name in target.runtimes or plugins.names("headway.runtimes"):
+        runtime: Runtime = plugins.load("headway.runtimes", name)()
+        answers = [runtime.available(device) for device in target.devices]
+        if all(answer.ready for answer in answers):
+            found.append(runtime)
+        elif target.runtimes:
+            raise MissingDependencyError(next(a.detail for a in answers if not a.ready), where="target.runtimes")
+    return found
+
+
+def open_subjects(
+    built: Sequence[Built], runtimes: Sequence[Runtime], target: Target, stack: ExitStack
+) -> dict[str, Subject]:
+    """Every variant on every runtime that reads its format and runs its 8 bits; `stack` closes them.
+
+    Ids do not hang on what else is installed: a variant has its plan's, followed by any other runtime than ours.
+
+    Raises:
+        MissingDependencyError: no runtime can run any.
+    """
+    found = {}
+    for variant in built:
+        for runtime in runtimes:
+            if variant.format not in runtime.formats or (variant.precision == "int8" and not runtime.runs_qdq):
+                continue
+            session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
+            stack.callback(session.close)
+            id_ = variant.plan.id if runtime.name == RUNTIME else f"{variant.plan.id}-{runtime.name}"
+            found[id_] = Subject(variant, runtime.name, session)
+    if not found:
+        raise MissingDependencyError(
+            "no runtime here can run the variants", remedy="Install one with: pip install onnxruntime"
+        )
+    return found
 
 
 def evaluate(
@@ -130,8 +179,9 @@ def evaluate(
         DataError: the original answers NaN, or is never right.
         TaskError: the metric raises or gives something else than it promises.
     """
-    original_rows = _scores(original.session, task, progress, f"test data: {original.name}")
-    scores = {id_: _scores(s.session, task, progress, f"test data: {id_}") for id_, s in subjects.items()}
+    test = task.parts.test
+    original_rows = scores(original.session, task, test, progress, f"test data: {original.name}")
+    rows = {id_: scores(s.session, task, test, progress, f"test data: {id_}") for id_, s in subjects.items()}
     sessions = {_ORIGINAL: original.session, **{id_: subject.session for id_, subject in subjects.items()}}
     singles, throughput = _time(sessions, task.parts.test, target, confidence, progress)
     samples = golden(original.session, task.parts.test)
@@ -140,7 +190,7 @@ def evaluate(
     for id_, subject in subjects.items():
         size_mb = subject.built.file.stat().st_size / 1e6
         cards[id_] = Scorecard(
-            accuracy=compare(original_rows, scores[id_], metric=task.metric.name, confidence=confidence),
+            accuracy=compare(original_rows, rows[id_], metric=task.metric.name, confidence=confidence),
             latency_ms=summarise(singles[id_], confidence),
             speedup=speedup(singles[_ORIGINAL], singles[id_], confidence),
             throughput=throughput[id_],
@@ -169,12 +219,29 @@ def evaluate(
     )
 
 
+def scores(session: Session, task: Task, part: Part, progress: Progress, title: str) -> Rows:
+    """The metric of each row of a part, [len(part)].
+
+    Raises:
+        DataError: an output is not finite.
+        TaskError: the metric raises or gives something else than it promises.
+    """
+    outputs, targets = predict(session, part, progress, title)
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            raise DataError(f"output {name!r} is not finite", where=title)
+    return score_rows(task.metric, outputs, targets, title)
+
+
 def parents(subjects: Mapping[str, Subject]) -> dict[str, str]:
     """By id of a variant, the id of what its last step was taken from, on the same runtime.
 
     Where that is none of the variants (as its steps come only with another), the one before it.
     """
-    taken = {id_: tuple(step.name for step in subject.built.plan.steps) for id_, subject in subjects.items()}
+    taken = {
+        id_: tuple((step.name, step.config.model_dump_json()) for step in subject.built.plan.steps)
+        for id_, subject in subjects.items()
+    }
     known = {(subject.runtime, taken[id_]): id_ for id_, subject in subjects.items()}
     found = {}
     for id_, subject in subjects.items():
@@ -185,27 +252,13 @@ def parents(subjects: Mapping[str, Subject]) -> dict[str, str]:
     return found
 
 
-def _scores(session: Session, task: Task, progress: Progress, title: str) -> Rows:
-    outputs, targets = predict(session, task.parts.test, progress, title)
-    for name, value in outputs.items():
-        if not np.isfinite(value).all():
-            raise DataError(f"output {name!r} is not finite on the test part", where=title)
-    return score_rows(task.metric, outputs, targets, title)
-
-
 def _time(
     sessions: Mapping[str, Session], part: Part, target: Target, confidence: float, progress: Progress
 ) -> tuple[dict[str, Milliseconds], dict[str, float]]:
     """Milliseconds of single rows, and rows/s in batches, by name; everybody sees the same rows in the same order."""
-    singles = [part.batch(np.array([i]))[0] for i in range(min(_LATENCY_ROWS, len(part)))]
     batch, _ = part.batch(np.arange(_THROUGHPUT_BATCH) % len(part))
-
-    def going_round(session: Session) -> Callable[[], object]:
-        rows = itertools.cycle(singles)
-        return lambda: session.run(next(rows))
-
     latency = interleave(
-        {name: going_round(session) for name, session in sessions.items()},
+        single_runs(sessions, part),
         seconds=target.seconds,
         least_rounds=rounds_for_p99(confidence),
         progress=progress,
@@ -219,6 +272,17 @@ def _time(
         title="measure throughput",
     )
     return latency, {name: 1000 * _THROUGHPUT_BATCH / float(np.median(ms)) for name, ms in batches.items()}
+
+
+def single_runs(sessions: Mapping[str, Session], part: Part) -> dict[str, Callable[[], object]]:
+    """What runs one row at each call, by name; everybody goes round the same rows in the same order."""
+    singles = [part.batch(np.array([i]))[0] for i in range(min(_LATENCY_ROWS, len(part)))]
+
+    def going_round(session: Session) -> Callable[[], object]:
+        rows = itertools.cycle(singles)
+        return lambda: session.run(next(rows))
+
+    return {name: going_round(session) for name, session in sessions.items()}
 
 
 def _memory(subject: Subject, part: Part, threads: int) -> float:

@@ -7,28 +7,44 @@ from pathlib import Path
 from typing import Any
 
 from headway.bundles.bundle import Bundle
-from headway.bundles.golden import replay
+from headway.bundles.golden import Sample, replay
 from headway.bundles.manifest import Scorecard, Variant
+from headway.bundles.padding import check_padding
 from headway.bundles.processing import Prepared, open_processing
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
-from headway.core.errors import MissingDependencyError, TaskError
+from headway.core.errors import TaskError
 from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, write_atomic
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.runtime import Runtime, Session
+from headway.serve.padding import Padding, refuted
 from headway.shipping import gate
-from headway.shipping.build import Builder, Built, identify
-from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
+from headway.shipping.build import Builder, identify
+from headway.shipping.evaluate import (
+    EAGER,
+    FILE,
+    METHOD,
+    Evaluation,
+    Original,
+    Subject,
+    evaluate,
+    golden,
+    open_subjects,
+    specs,
+    usable_runtimes,
+)
 from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage
 from headway.shipping.pack import RUNTIME
-from headway.shipping.plan import plans
+from headway.shipping.plan import UNCHANGED, plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
+from headway.shipping.search.result import SearchResult
+from headway.shipping.search.search import Search, open_space
 from headway.shipping.slower import explain
 from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
@@ -78,6 +94,7 @@ class _Road:
         self.recipe, self.out, self.register, self.progress = recipe, out, register, progress
         if recipe.onnx is not None:
             require_whole_onnx(recipe.onnx)
+        self.space = open_space(recipe) if recipe.auto is not None else None
         asked = recipe.config.task
         self.task = load_task(asked.use, asked.args, recipe.base)
         check(self.task, progress)
@@ -85,15 +102,17 @@ class _Road:
         self.store = Store(ship_cache(), progress, fresh=fresh)
         self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
-        self.runtimes = self._runtimes()
+        self.runtimes = usable_runtimes(recipe.config.target)
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
 
     def travel(self) -> ShipResult:
         """Build, measure, judge, and seal or refuse."""
-        built = [self.builder.build(plan) for plan in plans(self.recipe.steps)]
         with ExitStack() as open_sessions:
             original = self._original(open_sessions)
-            subjects = self._subjects(built, open_sessions)
+            search = self._search(original)
+            asked = plans(self.recipe.steps) if search is None else (UNCHANGED, *search.finalists.values())
+            built = [self.builder.build(plan) for plan in asked]
+            subjects = open_subjects(built, self.runtimes, self.recipe.config.target, open_sessions)
             evaluation, key = self._evaluation(original, subjects)
             example = self.builder.example(1)
             slower = explain(
@@ -106,32 +125,18 @@ class _Road:
                 undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
                 verdict: Verdict = "insufficient" if undecided else "refused"
                 report = self.out.with_name(self.out.name + ".refused.html")
-                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower))
-                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower)
-            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower)
-            bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key)
+                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower, search))
+                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower, search)
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower, search)
+            bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key, search)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
-        return ShipResult(
-            "shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation, slower
-        )
+        report = self.out / "report.html"
+        return ShipResult("shipped", self.out, version, nearest, nearest, report, judged, evaluation, slower, search)
 
-    def _runtimes(self) -> list[Runtime]:
-        """What variants are tried on.
-
-        Raises:
-            ConfigError: the recipe names a runtime that nobody offers.
-            MissingDependencyError: it names one that does not work here.
-        """
-        target = self.recipe.config.target
-        found = []
-        for name in target.runtimes or plugins.names("headway.runtimes"):
-            runtime: Runtime = plugins.load("headway.runtimes", name)()
-            answers = [runtime.available(device) for device in target.devices]
-            if all(answer.ready for answer in answers):
-                found.append(runtime)
-            elif target.runtimes:
-                raise MissingDependencyError(next(a.detail for a in answers if not a.ready), where="target.runtimes")
-        return found
+    def _search(self, original: Original) -> SearchResult | None:
+        if self.space is None:
+            return None
+        return Search(self.space, self.task, self.identity, self.store, original, self.progress).run()
 
     def _prepared(self, declaration: Declaration) -> Prepared:
         """The processing, held against the model as it is before any training: its shapes stay."""
@@ -173,26 +178,6 @@ class _Road:
                 remedy="Name and shape the task's inputs as the file has them; its first dimension must vary (batch).",
             )
 
-    def _subjects(self, built: Sequence[Built], stack: ExitStack) -> dict[str, Subject]:
-        """Every variant on every runtime that reads its format and works on the target's devices.
-
-        Ids do not hang on what else is installed: a variant has its plan's, followed by any other runtime than ours.
-        """
-        target, subjects = self.recipe.config.target, {}
-        for variant in built:
-            for runtime in self.runtimes:
-                if variant.format not in runtime.formats or (variant.precision == "int8" and not runtime.runs_qdq):
-                    continue
-                session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
-                stack.callback(session.close)
-                id_ = variant.plan.id if runtime.name == RUNTIME else f"{variant.plan.id}-{runtime.name}"
-                subjects[id_] = Subject(variant, runtime.name, session)
-        if not subjects:
-            raise MissingDependencyError(
-                "no runtime here can run the variants", remedy="Install one with: pip install onnxruntime"
-            )
-        return subjects
-
     def _evaluation(self, original: Original, subjects: Mapping[str, Subject]) -> tuple[Evaluation, dict[str, Any]]:
         target = self.recipe.config.target
         candidates = sum(bool(subject.built.plan.steps) for subject in subjects.values())
@@ -230,6 +215,7 @@ class _Road:
         chosen: str,
         html: str,
         key: Mapping[str, Any],
+        search: SearchResult | None,
     ) -> Bundle:
         """Seal what passed, or take the same bundle from an earlier run, and put a copy at `out`."""
         samples = with_own(golden(session, self.task.parts.test), {id_: subjects[id_].session for id_ in passed})
@@ -246,7 +232,13 @@ class _Road:
             variants=tuple(_variant(id_, j, evaluation, own[id_]) for id_, j in passed.items()),
             chosen=chosen,
             contract=self.contract,
-            lineage=lineage(self.recipe, self.identity, {id_: j.built.records for id_, j in passed.items()}),
+            lineage=lineage(
+                self.recipe,
+                self.identity,
+                {id_: j.built.records for id_, j in passed.items()},
+                search.summary() if search is not None else {},
+            ),
+            padding=self._padding(subjects[chosen].session, samples, evaluation.tolerances[chosen]),
         )
         models = {id_: j.built.file for id_, j in passed.items()}
 
@@ -255,6 +247,8 @@ class _Road:
             prove(made)
 
         asked = {"key": key, "recipe": self.recipe.config.model_dump(mode="json"), "register": self.register}
+        if search is not None:
+            asked["search"] = search.document()
         if self.prepared is not None:
             asked["processing"] = digest(self.prepared)
         sealed = self.store.stage("bundle", asked, build) / "bundle"
@@ -265,6 +259,19 @@ class _Road:
                 shutil.copyfile(file, copy)
             prove(Bundle.open(fresh))
         return Bundle.open(self.out)
+
+    def _padding(self, session: Session, samples: Sequence[Sample], tolerance: Mapping[str, float]) -> dict[str, float]:
+        """What the task declares of padding, where it holds for the chosen variant."""
+        if not self.task.padding:
+            return {}
+        try:
+            check_padding(session.inputs, session.outputs, self.task.padding)
+        except ValueError as error:
+            raise TaskError(str(error), where="padding") from error
+        reason = refuted(Padding(session.inputs, session.outputs, self.task.padding), session, samples, tolerance)
+        if reason:
+            self.progress.say(f"requests of different lengths will not share a run: {reason}")
+        return {} if reason else dict(self.task.padding)
 
 
 def prove(bundle: Bundle) -> None:
