@@ -7,6 +7,17 @@ from pydantic import Field
 from headway.core.config import Config
 
 
+class HealthConfig(Config):
+    """What is watched while a model trains: gradients, units that are dead, and how it was initialised."""
+
+    policy: Literal["warn", "skip", "stop", "off"] = Field(
+        "warn",
+        description="`warn` says each finding once; `skip` also leaves out steps whose gradient explodes or is not "
+        "finite; `stop` ends the run at the first finding, before the step it concerns.",
+    )
+    every: int = Field(20, ge=1, le=2**31, description="Steps between two looks at every tensor.")
+
+
 class TrainConfig(Config):
     """Training with AdamW or SGD under a warm-up and cosine schedule."""
 
@@ -34,3 +45,4 @@ class TrainConfig(Config):
         description="CPU threads for training; null uses every core it may. On a machine that others use, several "
         "threads wait for each other and are often slower than one.",
     )
+    health: HealthConfig = Field(HealthConfig(), description="What is watched, and what a finding leads to.")
