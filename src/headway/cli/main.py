@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, cache, convert, inspect, pack, profile, registry, serve, ship
+from headway.cli import bundle, cache, convert, inspect, pack, profile, registry, runs, serve, ship
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -26,6 +26,7 @@ app.command()(profile.profile)
 app.command()(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(registry.app, name="registry")
+app.add_typer(runs.app, name="runs")
 app.add_typer(cache.app, name="cache")
 app.command()(convert.convert)
 app.command()(inspect.inspect)

@@ -21,6 +21,7 @@ from headway.core.config import Config
 from headway.core.files import digest_file, write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
+from headway.runs.record import Run
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import read_onnx
 from headway.shipping.ledger import Scorer, spent
@@ -89,9 +90,13 @@ class Builder:
         identity: what results depend on.
         store: where they are kept.
         progress: told of long work.
+        run: the record that training is written into.
     """
 
-    def __init__(self, recipe: Recipe, task: Task, identity: Identity, store: Store, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, task: Task, identity: Identity, store: Store, progress: Progress, run: Run
+    ) -> None:
+        self._run = run
         self.recipe, self.task, self.store, self.progress = recipe, task, store, progress
         self._identity = identity.key()
         self._threads = recipe.config.target.threads
@@ -123,6 +128,13 @@ class Builder:
         """The trained module, in evaluation mode."""
         return self._module(self._module_folders(()))
 
+    def trained(self) -> dict[str, Any]:
+        """What training came to, as `TrainResult` has it; empty where the recipe brings a model."""
+        if self.recipe.config.model is not None:
+            return {}
+        found: dict[str, Any] = json.loads((self._module_folders(())[0] / _RECORD).read_text(encoding="utf-8"))
+        return found
+
     def original_weights(self) -> Path:
         """The original's weights: what sizes are compared with."""
         return self.recipe.onnx or self._module_folders(())[0] / _WEIGHTS
@@ -140,10 +152,13 @@ class Builder:
 
     def _train(self, out: Path, scratch: Path) -> None:
         from headway.train.loop import fit
+        from headway.train.run_log import RunLog
         from headway.train.weights import save_weights
 
-        model = build_model(self.task, self.recipe.config.train.seed)
-        result = fit(model, self.task, self.recipe.config.train, folder=scratch, progress=self.progress)
+        config = self.recipe.config.train
+        model = build_model(self.task, config.seed)
+        log = RunLog(self._run)
+        result = fit(model, self.task, config, folder=scratch, progress=self.progress, monitors=[log])
         save_weights(model, out / _WEIGHTS)
         write_atomic(out / _RECORD, json.dumps(result.document(), indent=2))
 

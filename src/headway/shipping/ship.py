@@ -18,6 +18,8 @@ from headway.core.files import atomic_folder, digest_file, exclusive, folder_loc
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
+from headway.runs.provenance import data_files, named
+from headway.runs.record import recording
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.runtime import Runtime, Session
 from headway.serve.padding import Padding, refuted
@@ -33,6 +35,8 @@ from headway.shipping.report import render
 from headway.shipping.slower import explain
 from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
+
+_STATUS = {"shipped": "finished", "refused": "refused", "insufficient": "insufficient"}
 
 
 def ship(
@@ -66,7 +70,7 @@ def ship(
     folder = Path(out or recipe.config.name).resolve()
     check_target(folder)
     with exclusive(folder_lock(folder), str(folder)):
-        return _Road(recipe, folder, fresh=fresh, register=register, progress=progress).travel()
+        return _Road(recipe, folder, fresh=fresh, register=register, progress=progress).recorded()
 
 
 class _Road:
@@ -84,9 +88,21 @@ class _Road:
         check(self.task, progress)
         self.identity = identify(recipe, self.task, source_digest(asked.use, recipe.base))
         self.store = Store(ship_cache(), progress, fresh=fresh)
-        self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
+
+    def recorded(self) -> ShipResult:
+        """Travel, and leave a record of it that stays whatever becomes of the run."""
+        config, base = self.recipe.config, self.recipe.base
+        files = data_files([*self.task.files, *named(config.task.args, base)])
+        about = {"sha256": self.identity.data_sha256, "files": files}
+        settings = config.model_dump(mode="json")
+        seed = config.train.seed
+        with recording("ship", config.name, base=base, recipe=settings, seed=seed, data=about) as run:
+            self.builder = Builder(self.recipe, self.task, self.identity, self.store, self.progress, run)
+            result = self.travel()
+            run.end(_STATUS[result.verdict], result=_came_of_it(result, self.builder.trained()))
+        return result
 
     def travel(self) -> ShipResult:
         """Build, measure, judge, and seal or refuse."""
@@ -279,6 +295,22 @@ def prove(bundle: Bundle) -> None:
         replay(bundle, chosen, session)
     finally:
         session.close()
+
+
+def _came_of_it(result: ShipResult, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run's record keeps of a result."""
+    card = result.judged[result.nearest].card
+    return {
+        "verdict": result.verdict,
+        "bundle": str(result.bundle) if result.bundle else None,
+        "version": result.version,
+        "variant": result.nearest,
+        card.accuracy.metric: card.accuracy.value,
+        "speedup": card.speedup[1],
+        "size_mb": card.size_mb,
+        "report": str(result.report),
+        "training": {key: trained[key] for key in ("loss", "steps", "seconds", "skipped") if key in trained},
+    }
 
 
 def _variant(id_: str, judged: Judged, evaluation: Evaluation, own: dict[str, float]) -> Variant:
