@@ -7,8 +7,8 @@ import pytest
 
 from headway.runs.provenance import data_files, git_commit, named, packages
 
-FOLDER_MD5 = "@@FOLDER@@"
-FILE_MD5 = "@@FILE@@"
+FOLDER_MD5 = "5ad989754b11998813a38b046188a7f0.dir"
+FILE_MD5 = "b202f333fba4fd38d4b8e5e693077aab"
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """`report.html`: one file that opens offline. Verdict, picture, what won, what lost and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from headway.bundles.manifest import StepRecord
 from headway.core import machine
+from headway.runs.curves import as_svg
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
 from headway.shipping.joined import joined
@@ -30,6 +31,7 @@ def render(
     judged: Mapping[str, Judged],
     evaluation: Evaluation,
     slower: Mapping[str, Slower],
+    training: Mapping[str, Any],
 ) -> str:
     """The report's HTML.
 
@@ -41,6 +43,7 @@ def render(
         judged: every variant by id.
         evaluation: the figures.
         slower: why variants are not faster than what they were made from, by id.
+        training: what `TrainResult.document` says; may be empty.
     """
     from jinja2 import Environment
 
@@ -61,6 +64,8 @@ def render(
         rankings=_rankings(judged),
         slower=slower,
         joined={id_: joined(it.comparison, it.over.parent, id_) for id_, it in slower.items()},
+        training=training,
+        norms=_norms(training.get("norms", ())),
         ledger=_ledger(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
     )
@@ -70,6 +75,12 @@ def _ledger(judged: Mapping[str, Judged]) -> dict[str, StepRecord]:
     """Every step that was taken, by the steps up to it; what variants share stands once."""
     records = [variant.built.records for variant in judged.values()]
     return {", ".join(r.step for r in taken[: i + 1]): taken[i] for taken in records for i in range(len(taken))}
+
+
+def _norms(norms: Sequence[Sequence[float]]) -> str:
+    """The gradient's norm over the steps, as SVG."""
+    steps, values = [int(step) for step, _ in norms], [norm for _, norm in norms]
+    return as_svg({"": (steps, values)}, "gradient norm") if len(norms) > 1 else ""
 
 
 def _rankings(judged: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:

@@ -101,7 +101,7 @@ class _Road:
         with recording("ship", config.name, base=base, recipe=settings, seed=seed, data=about) as run:
             self.builder = Builder(self.recipe, self.task, self.identity, self.store, self.progress, run)
             result = self.travel()
-            run.end(_STATUS[result.verdict], result=_came_of_it(result, self.builder.trained()))
+            run.end(_STATUS[result.verdict], result=_came_of_it(result))
         return result
 
     def travel(self) -> ShipResult:
@@ -116,20 +116,20 @@ class _Road:
                 evaluation.over_parent, subjects, example, self.recipe.config.target, self.store, self.progress
             )
             judged = {id_: self._judge(subject, evaluation.cards[id_]) for id_, subject in subjects.items()}
+            training = self.builder.trained()
             passed = {id_: j for id_, j in judged.items() if j.gate.outcome == "pass"}
             nearest = best(passed) if passed else max(judged, key=lambda id_: judged[id_].margin)
             if not passed:
                 undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
                 verdict: Verdict = "insufficient" if undecided else "refused"
                 report = self.out.with_name(self.out.name + ".refused.html")
-                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower))
-                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower)
-            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower)
+                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower, training))
+                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower, training)
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower, training)
             bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
-        return ShipResult(
-            "shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation, slower
-        )
+        report = self.out / "report.html"
+        return ShipResult("shipped", self.out, version, nearest, nearest, report, judged, evaluation, slower, training)
 
     def _prepared(self, declaration: Declaration) -> Prepared:
         """The processing, held against the model as it is before any training: its shapes stay."""
@@ -297,7 +297,7 @@ def prove(bundle: Bundle) -> None:
         session.close()
 
 
-def _came_of_it(result: ShipResult, trained: Mapping[str, Any]) -> dict[str, Any]:
+def _came_of_it(result: ShipResult) -> dict[str, Any]:
     """What the run's record keeps of a result."""
     card = result.judged[result.nearest].card
     return {
@@ -309,7 +309,7 @@ def _came_of_it(result: ShipResult, trained: Mapping[str, Any]) -> dict[str, Any
         "speedup": card.speedup[1],
         "size_mb": card.size_mb,
         "report": str(result.report),
-        "training": {key: trained[key] for key in ("loss", "steps", "seconds", "skipped") if key in trained},
+        "training": {key: result.training.get(key) for key in ("loss", "steps", "seconds", "skipped")},
     }
 
 

@@ -49,6 +49,7 @@ class ShipResult:
         judged: every variant by id.
         evaluation: the figures.
         slower: why those variants that are not faster than what they were made from are not, by id.
+        training: what `TrainResult.document` says; empty where the recipe brings a model.
     """
 
     verdict: Verdict
@@ -60,6 +61,7 @@ class ShipResult:
     judged: Mapping[str, Judged]
     evaluation: Evaluation
     slower: Mapping[str, Slower] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The document that `headway ship --json` prints."""
@@ -73,6 +75,7 @@ class ShipResult:
             "report": str(self.report),
             "reference": reference.model_dump(mode="json"),
             "variants": [{**_document(id_, judged), **self._because(id_)} for id_, judged in self.judged.items()],
+            "training": {key: value for key, value in self.training.items() if key not in ("history", "norms")},
             "machine": machine.here().model_dump(mode="json"),
         }
 
