@@ -143,7 +143,7 @@ class Builder:
 
     def _module_folders(self, steps: tuple[StepChoice, ...]) -> list[Path]:
         """The folder of the trained model, then one for each step."""
-        key: dict[str, Any] = {"identity": self._identity, "train": self.recipe.config.train.model_dump(mode="json")}
+        key: dict[str, Any] = {"identity": self._identity, "train": self.recipe.config.train.decisive()}
         folders = [self.store.stage("train", key, self._load if self.recipe.weights else self._train)]
         for step in steps:
             key = {"before": key, **self._step_key(step)}
@@ -152,13 +152,13 @@ class Builder:
 
     def _train(self, out: Path, scratch: Path) -> None:
         from headway.train.loop import fit
-        from headway.train.run_log import RunLog
+        from headway.train.run_log import writers
         from headway.train.weights import save_weights
 
         config = self.recipe.config.train
         model = build_model(self.task, config.seed)
-        log = RunLog(self._run)
-        result = fit(model, self.task, config, folder=scratch, progress=self.progress, monitors=[log])
+        with writers(config.log, self._run) as monitors:
+            result = fit(model, self.task, config, folder=scratch, progress=self.progress, monitors=monitors)
         save_weights(model, out / _WEIGHTS)
         write_atomic(out / _RECORD, json.dumps(result.document(), indent=2))
 
@@ -243,7 +243,7 @@ class Builder:
         return {
             "step": step.name,
             "config": step.config.model_dump(mode="json"),
-            "train": self.recipe.config.train.model_dump(mode="json"),
+            "train": self.recipe.config.train.decisive(),
             "instruction_sets": machine.here().instruction_sets,
             "code": self._code.get(step.name),
             "following": following.model_dump(mode="json") if (following := self._following(step)) else None,

@@ -1,6 +1,6 @@
 """How a model is trained: the recipe's `train`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -46,3 +46,10 @@ class TrainConfig(Config):
         "threads wait for each other and are often slower than one.",
     )
     health: HealthConfig = Field(HealthConfig(), description="What is watched, and what a finding leads to.")
+    log: tuple[Literal["tensorboard"], ...] = Field(
+        (), description="Who else is told of every step; event files lie in the run's folder."
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """As plain JSON, without what changes no outcome."""
+        return self.model_dump(mode="json", exclude={"log": True, "health": {"every"}})

@@ -305,7 +305,7 @@ def _lengths(part: Part) -> tuple[int, ...]:
 def _key(model: torch.nn.Module, part: Part, config: TrainConfig, precision: Precision) -> str:
     """Digest of what decides the outcome: a checkpoint of anything else is not this run's."""
     decisive = config.model_dump(
-        mode="json", exclude={"checkpoint_seconds", "threads", "device", "precision", "health"}
+        mode="json", exclude={"checkpoint_seconds", "threads", "device", "precision", "health", "log"}
     )
     decisive |= {
         "skips": config.health.policy == "skip",

@@ -1,5 +1,7 @@
-"""Writes a training run into its record."""
+"""Writes a training run into its record, and where else the recipe asks."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from headway.runs.record import Run
@@ -69,3 +71,21 @@ class RunLog(Monitor):
         self._written += 1
         if self._written % _LINES == 0:
             self._stride *= 2
+
+
+@contextmanager
+def writers(names: Sequence[str], run: Run) -> Iterator[list[Monitor]]:
+    """The record's own writer, and those of `train.log`; closed with the block.
+
+    Raises:
+        MissingDependencyError: what one of them needs is not installed.
+    """
+    with ExitStack() as stack:
+        found: list[Monitor] = [RunLog(run)]
+        if "tensorboard" in names:
+            from headway.train.tensorboard import TensorBoard
+
+            board = TensorBoard(run.folder / "tensorboard")
+            stack.callback(board.close)
+            found.append(board)
+        yield found
