@@ -59,7 +59,7 @@ def compare(width: int, epochs: float, rounds: int) -> str:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=6, help="of a training")
+    parser.add_argument("--epochs", type=float, default=8, help="of a training")
     parser.add_argument("--rounds", type=int, default=15, help="of two trainings each")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
