@@ -10,6 +10,7 @@ from headway.core import machine
 from headway.shipping import gate
 from headway.shipping.build import Built
 from headway.shipping.evaluate import Evaluation
+from headway.shipping.search.result import SearchResult
 from headway.shipping.slower import Slower
 
 Verdict = Literal["shipped", "refused", "insufficient"]
@@ -50,6 +51,7 @@ class ShipResult:
         evaluation: the figures.
         slower: why those variants that are not faster than what they were made from are not, by id.
         training: what `TrainResult.document` says; empty where the recipe brings a model.
+        search: how the steps were found; None where the recipe names them.
     """
 
     verdict: Verdict
@@ -62,6 +64,7 @@ class ShipResult:
     evaluation: Evaluation
     slower: Mapping[str, Slower] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    search: SearchResult | None = None
 
     def document(self) -> dict[str, Any]:
         """The document that `headway ship --json` prints."""
@@ -76,6 +79,7 @@ class ShipResult:
             "reference": reference.model_dump(mode="json"),
             "variants": [{**_document(id_, judged), **self._because(id_)} for id_, judged in self.judged.items()],
             "training": {key: value for key, value in self.training.items() if key not in ("history", "norms")},
+            "search": self.search.document() if self.search is not None else None,
             "machine": machine.here().model_dump(mode="json"),
         }
 

@@ -74,12 +74,15 @@ class RunLog(Monitor):
 
 
 @contextmanager
-def writers(names: Sequence[str], run: Run) -> Iterator[list[Monitor]]:
-    """The record's own writer, and those of `train.log`; closed with the block.
+def writers(names: Sequence[str], run: Run | None) -> Iterator[list[Monitor]]:
+    """The record's own writer, and those of `train.log`; closed with the block. None without a record.
 
     Raises:
         MissingDependencyError: what one of them needs is not installed.
     """
+    if run is None:
+        yield []
+        return
     with ExitStack() as stack:
         found: list[Monitor] = [RunLog(run)]
         if "tensorboard" in names:
