@@ -382,3 +382,28 @@ def test_under_json_stdout_is_one_document_whatever_happens(project: Path) -> No
     usage = command(project, "--json", "--no-such-option")
     assert usage.returncode == 2
     assert "no-such-option" in json.loads(usage.stdout)["error"]
+
+
+def test_every_ship_leaves_a_record_and_the_report_says_how_training_went(project: Path) -> None:
+    from headway.runs.read import find, recorded
+
+    result = ship(project / "tiny.yaml", out=project / "out")
+    run = find("last")
+    assert (run.record.kind, run.record.name, run.record.status) == ("ship", "tiny", "finished")
+    assert run.record.recipe["train"]["epochs"] == 6
+    assert run.record.data["sha256"] == Bundle.open(project / "out").manifest.lineage.data_sha256
+    assert run.record.result["version"] == result.version
+    assert run.record.result["training"]["steps"] == result.training["steps"]
+    steps, losses = run.curves()["loss"]
+    assert steps == list(range(1, result.training["steps"] + 1))
+    assert losses[-1] < losses[0]
+    assert (run.folder / "tensors.jsonl").is_file()
+    assert "nothing odd was found" in result.report.read_text()
+    again = ship(project / "tiny.yaml", out=project / "again")
+    assert again.training == result.training
+    assert len(recorded()) == 2
+
+    with pytest.raises(TaskError, match=r"dead|no longer finite|times as large"):
+        ship(project / "tiny.yaml", out=project / "bad", overrides=["train.lr=1e6", "train.clip=null"])
+    assert find("last").record.status == "failed"
+    assert find("last").record.error

@@ -18,6 +18,7 @@ from headway.cli import (
     parity,
     profile,
     registry,
+    runs,
     runtimes,
     serve,
     ship,
@@ -41,6 +42,7 @@ app.command()(profile.profile)
 app.command()(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(registry.app, name="registry")
+app.add_typer(runs.app, name="runs")
 app.add_typer(cache.app, name="cache")
 app.command()(convert.convert)
 app.command()(inspect.inspect)

@@ -79,6 +79,9 @@ def _show(result: "ShipResult") -> None:
                 f"  not faster than {slower.over.parent} ({slower.over.speedup[1]:.2f}x): {slower.comparison.summary}"
             )
             out().print(line, markup=False, soft_wrap=True)
+    for it in result.training.get("findings", ()):
+        step = f"step {it['step']}" if it["step"] else "before the first step"
+        out().print(f"\ntraining, {it['layer']}, {step}: {it['message']}", markup=False, soft_wrap=True)
     out().print()
     if result.search is not None:
         for idea in result.search.further:

@@ -21,6 +21,7 @@ from headway.core.config import Config
 from headway.core.files import digest_file, write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
+from headway.runs.record import Run
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import read_onnx
 from headway.shipping.ledger import Scorer, spent
@@ -95,9 +96,19 @@ class Builder:
         identity: what results depend on.
         store: where they are kept.
         progress: told of long work.
+        run: the record that training is written into, if there is one.
     """
 
-    def __init__(self, recipe: Recipe, task: Task, identity: Identity, store: Store, progress: Progress) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        identity: Identity,
+        store: Store,
+        progress: Progress,
+        run: Run | None = None,
+    ) -> None:
+        self._run = run
         self.recipe, self.task, self.store, self.progress = recipe, task, store, progress
         self._identity = identity.key()
         self._threads = recipe.config.target.threads
@@ -129,13 +140,20 @@ class Builder:
         """The trained module, in evaluation mode."""
         return self._module(self._module_folders(UNCHANGED), UNCHANGED)
 
+    def trained(self) -> dict[str, Any]:
+        """What training came to, as `TrainResult` has it; empty where the recipe brings a model."""
+        if self.recipe.config.model is not None:
+            return {}
+        found: dict[str, Any] = json.loads((self._module_folders(UNCHANGED)[0] / _RECORD).read_text(encoding="utf-8"))
+        return found
+
     def original_weights(self) -> Path:
         """The original's weights: what sizes are compared with."""
         return self.recipe.onnx or self._module_folders(UNCHANGED)[0] / _WEIGHTS
 
     def key(self, plan: Plan) -> dict[str, Any]:
         """What all of `plan` depends on, as plain JSON."""
-        train = self.recipe.config.train.model_dump(mode="json")
+        train = self.recipe.config.train.decisive()
         return {
             "identity": self._identity,
             "train": train,
@@ -147,7 +165,7 @@ class Builder:
 
     def _module_folders(self, plan: Plan) -> list[Path]:
         """The folder of the trained model, then one for each module step."""
-        key: dict[str, Any] = {"identity": self._identity, "train": self.recipe.config.train.model_dump(mode="json")}
+        key: dict[str, Any] = {"identity": self._identity, "train": self.recipe.config.train.decisive()}
         folders = [self.store.stage("train", key, self._load if self.recipe.weights else self._train)]
         for step in plan.module_steps:
             key = {"before": key, **self._step_key(step, plan)}
@@ -156,10 +174,13 @@ class Builder:
 
     def _train(self, out: Path, scratch: Path) -> None:
         from headway.train.loop import fit
+        from headway.train.run_log import writers
         from headway.train.weights import save_weights
 
-        model = build_model(self.task, self.recipe.config.train.seed)
-        result = fit(model, self.task, self.recipe.config.train, folder=scratch, progress=self.progress)
+        config = self.recipe.config.train
+        model = build_model(self.task, config.seed)
+        with writers(config.log, self._run) as monitors:
+            result = fit(model, self.task, config, folder=scratch, progress=self.progress, monitors=monitors)
         save_weights(model, out / _WEIGHTS)
         write_atomic(out / _RECORD, json.dumps(result.document(), indent=2))
 
@@ -241,7 +262,7 @@ class Builder:
         return {
             "step": step.name,
             "config": step.config.model_dump(mode="json"),
-            "train": self.recipe.config.train.model_dump(mode="json"),
+            "train": self.recipe.config.train.decisive(),
             "instruction_sets": machine.here().instruction_sets,
             "code": self._code[step.uses] if step.uses is not None else None,
             "following": following.model_dump(mode="json") if following else None,

@@ -1,13 +1,11 @@
 """Where a bundle comes from: code, packages, machine."""
 
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import distributions
-from pathlib import Path
 from typing import Any
 
 from headway.bundles.manifest import Lineage, StepRecord
 from headway.core import machine
+from headway.runs.provenance import git_commit, packages
 from headway.shipping.build import Identity
 from headway.shipping.recipe import Recipe
 
@@ -28,22 +26,3 @@ def lineage(
         packages=packages(),
         machine=machine.here(),
     )
-
-
-def git_commit(folder: Path) -> str:
-    """The commit checked out in `folder`, with "+changes" where files differ from it; "" outside a repository."""
-    try:
-        head = _git(folder, "rev-parse", "HEAD")
-        return head + ("+changes" if head and _git(folder, "status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def packages() -> dict[str, str]:
-    """Name and version of every distribution installed here."""
-    return {d.name.lower(): d.version for d in sorted(distributions(), key=lambda d: d.name.lower())}
-
-
-def _git(folder: Path, *words: str) -> str:
-    asked = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=30, check=False)
-    return asked.stdout.strip() if asked.returncode == 0 else ""

@@ -1,11 +1,12 @@
 """`report.html`: one file that opens offline. Verdict, picture, what won, what lost and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from headway.bundles.manifest import StepRecord
 from headway.core import machine
+from headway.runs.curves import as_svg
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
 from headway.shipping.joined import joined
@@ -31,6 +32,7 @@ def render(
     judged: Mapping[str, Judged],
     evaluation: Evaluation,
     slower: Mapping[str, Slower],
+    training: Mapping[str, Any],
     search: SearchResult | None = None,
 ) -> str:
     """The report's HTML.
@@ -43,6 +45,7 @@ def render(
         judged: every variant by id.
         evaluation: the figures.
         slower: why variants are not faster than what they were made from, by id.
+        training: what `TrainResult.document` says; may be empty.
         search: how the steps were found; None where the recipe names them.
     """
     from jinja2 import Environment
@@ -64,6 +67,8 @@ def render(
         rankings=_rankings(judged),
         slower=slower,
         joined={id_: joined(it.comparison, it.over.parent, id_) for id_, it in slower.items()},
+        training=training,
+        norms=_norms(training.get("norms", ())),
         ledger=_ledger(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
         search=search,
@@ -78,6 +83,12 @@ def _ledger(judged: Mapping[str, Judged]) -> list[tuple[str, StepRecord]]:
         for i, record in enumerate(taken):
             found[record.checkpoint] = ", ".join(r.step for r in taken[: i + 1]), record
     return list(found.values())
+
+
+def _norms(norms: Sequence[Sequence[float]]) -> str:
+    """The gradient's norm over the steps, as SVG."""
+    steps, values = [int(step) for step, _ in norms], [norm for _, norm in norms]
+    return as_svg({"": (steps, values)}, "gradient norm") if len(norms) > 1 else ""
 
 
 def _rankings(judged: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,8 @@ from headway.core.files import atomic_folder, digest_file, exclusive, folder_loc
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
+from headway.runs.provenance import data_files, named
+from headway.runs.record import recording
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.runtime import Runtime, Session
 from headway.serve.padding import Padding, refuted
@@ -48,6 +50,8 @@ from headway.shipping.search.search import Search, open_space
 from headway.shipping.slower import explain
 from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
+
+_STATUS = {"shipped": "finished", "refused": "refused", "insufficient": "insufficient"}
 
 
 def ship(
@@ -81,7 +85,7 @@ def ship(
     folder = Path(out or recipe.config.name).resolve()
     check_target(folder)
     with exclusive(folder_lock(folder), str(folder)):
-        return _Road(recipe, folder, fresh=fresh, register=register, progress=progress).travel()
+        return _Road(recipe, folder, fresh=fresh, register=register, progress=progress).recorded()
 
 
 class _Road:
@@ -100,10 +104,22 @@ class _Road:
         check(self.task, progress)
         self.identity = identify(recipe, self.task, source_digest(asked.use, recipe.base))
         self.store = Store(ship_cache(), progress, fresh=fresh)
-        self.builder = Builder(recipe, self.task, self.identity, self.store, progress)
         self.contract = recipe.config.target.contract()
         self.runtimes = usable_runtimes(recipe.config.target)
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
+
+    def recorded(self) -> ShipResult:
+        """Travel, and leave a record of it that stays whatever becomes of the run."""
+        config, base = self.recipe.config, self.recipe.base
+        files = data_files(named(config.task.args, base))
+        about = {"sha256": self.identity.data_sha256, "files": files}
+        settings = config.model_dump(mode="json")
+        seed = config.train.seed
+        with recording("ship", config.name, base=base, recipe=settings, seed=seed, data=about) as run:
+            self.builder = Builder(self.recipe, self.task, self.identity, self.store, self.progress, run)
+            result = self.travel()
+            run.end(_STATUS[result.verdict], result=_came_of_it(result))
+        return result
 
     def travel(self) -> ShipResult:
         """Build, measure, judge, and seal or refuse."""
@@ -119,19 +135,26 @@ class _Road:
                 evaluation.over_parent, subjects, example, self.recipe.config.target, self.store, self.progress
             )
             judged = {id_: self._judge(subject, evaluation.cards[id_]) for id_, subject in subjects.items()}
+            training = self.builder.trained()
             passed = {id_: j for id_, j in judged.items() if j.gate.outcome == "pass"}
             nearest = best(passed) if passed else max(judged, key=lambda id_: judged[id_].margin)
             if not passed:
                 undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
                 verdict: Verdict = "insufficient" if undecided else "refused"
                 report = self.out.with_name(self.out.name + ".refused.html")
-                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower, search))
-                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower, search)
-            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower, search)
+                write_atomic(
+                    report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower, training, search)
+                )
+                return ShipResult(
+                    verdict, None, None, None, nearest, report, judged, evaluation, slower, training, search
+                )
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower, training, search)
             bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key, search)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
         report = self.out / "report.html"
-        return ShipResult("shipped", self.out, version, nearest, nearest, report, judged, evaluation, slower, search)
+        return ShipResult(
+            "shipped", self.out, version, nearest, nearest, report, judged, evaluation, slower, training, search
+        )
 
     def _search(self, original: Original) -> SearchResult | None:
         if self.space is None:
@@ -293,6 +316,22 @@ def prove(bundle: Bundle) -> None:
         replay(bundle, chosen, session)
     finally:
         session.close()
+
+
+def _came_of_it(result: ShipResult) -> dict[str, Any]:
+    """What the run's record keeps of a result."""
+    card = result.judged[result.nearest].card
+    return {
+        "verdict": result.verdict,
+        "bundle": str(result.bundle) if result.bundle else None,
+        "version": result.version,
+        "variant": result.nearest,
+        card.accuracy.metric: card.accuracy.value,
+        "speedup": card.speedup[1],
+        "size_mb": card.size_mb,
+        "report": str(result.report),
+        "training": {key: result.training.get(key) for key in ("loss", "steps", "seconds", "skipped")},
+    }
 
 
 def _variant(id_: str, judged: Judged, evaluation: Evaluation, own: dict[str, float]) -> Variant:

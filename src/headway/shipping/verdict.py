@@ -50,6 +50,7 @@ class ShipResult:
         judged: every variant by id.
         evaluation: the figures.
         slower: why those variants that are not faster than what they were made from are not, by id.
+        training: what `TrainResult.document` says; empty where the recipe brings a model.
         search: how the steps were found; None where the recipe names them.
     """
 
@@ -62,6 +63,7 @@ class ShipResult:
     judged: Mapping[str, Judged]
     evaluation: Evaluation
     slower: Mapping[str, Slower] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     search: SearchResult | None = None
 
     def document(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class ShipResult:
             "report": str(self.report),
             "reference": reference.model_dump(mode="json"),
             "variants": [{**_document(id_, judged), **self._because(id_)} for id_, judged in self.judged.items()],
+            "training": {key: value for key, value in self.training.items() if key not in ("history", "norms")},
             "search": self.search.document() if self.search is not None else None,
             "machine": machine.here().model_dump(mode="json"),
         }

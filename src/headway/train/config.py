@@ -1,10 +1,21 @@
 """How a model is trained: the recipe's `train`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from headway.core.config import Config
+
+
+class HealthConfig(Config):
+    """What is watched while a model trains: gradients, units that are dead, and how it was initialised."""
+
+    policy: Literal["warn", "skip", "stop", "off"] = Field(
+        "warn",
+        description="`warn` says each finding once; `skip` also leaves out steps whose gradient explodes or is not "
+        "finite; `stop` ends the run at the first finding, before the step it concerns.",
+    )
+    every: int = Field(20, ge=1, le=2**31, description="Steps between two looks at every tensor.")
 
 
 class TrainConfig(Config):
@@ -34,3 +45,11 @@ class TrainConfig(Config):
         description="CPU threads for training; null uses every core it may. On a machine that others use, several "
         "threads wait for each other and are often slower than one.",
     )
+    health: HealthConfig = Field(HealthConfig(), description="What is watched, and what a finding leads to.")
+    log: tuple[Literal["tensorboard"], ...] = Field(
+        (), description="Who else is told of every step; event files lie in the run's folder."
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """As plain JSON, without what changes no outcome."""
+        return self.model_dump(mode="json", exclude={"log": True, "health": {"every"}})

@@ -6,16 +6,16 @@ numbers and that number, and a resumed run ends with the same bits as one that w
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from headway.core.errors import DataError, FormatError, TaskError
+from headway.core.errors import DataError, FormatError, HeadwayError, TaskError
 from headway.core.files import digest_json
 from headway.core.modules import forward
 from headway.core.progress import SILENT, Bar, Progress
@@ -26,6 +26,8 @@ from headway.tasks.parts import Inputs, Part
 from headway.tasks.seeding import seeded
 from headway.train import checkpoint
 from headway.train.config import TrainConfig
+from headway.train.health import Health, not_finite
+from headway.train.monitor import Monitor, StepDone
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
 from headway.train.result import Epoch, TrainResult
@@ -42,6 +44,7 @@ def fit(
     folder: Path | None = None,
     progress: Progress = SILENT,
     title: str = "train",
+    monitors: Sequence[Monitor] = (),
 ) -> TrainResult:
     """Train `model` in place on the task's training part; it comes back in evaluation mode, on the device it was on.
 
@@ -53,10 +56,11 @@ def fit(
         folder: where checkpoints lie. A run that finds one of its own goes on from there, and one that was finished
             returns at once; another run's, or a damaged one, is passed over. None keeps no checkpoints.
         title: of the progress bar.
+        monitors: told of every step, beside the one that `config.health` asks for.
 
     Raises:
         DataError: the training part is empty, or a batch holds NaN or infinity.
-        TaskError: the loss or a gradient is no longer finite, or the user's code raises.
+        TaskError: the loss or a gradient is no longer finite, `config.health` stops the run, or the user's code raises.
         ConfigError: there is no such device here.
         StorageError: a checkpoint could not be written.
     """
@@ -68,7 +72,7 @@ def fit(
     with ExitStack() as scope:
         scope.enter_context(threads(config.threads))
         scope.enter_context(seeded(config.seed))
-        run = _Run.start(model, task, config, folder)
+        run = _Run.start(model, task, config, folder, Health(config.health, progress, monitors))
         try:
             run.resume(progress)
             with progress.work(title, run.plan.steps) as bar:
@@ -103,11 +107,14 @@ class _Run:
     scaler: torch.amp.GradScaler
     key: str
     channels_last: bool
+    health: Health
     state: _State = field(default_factory=_State)
     resumed: int = 0
 
     @classmethod
-    def start(cls, model: torch.nn.Module, task: Task, config: TrainConfig, folder: Path | None) -> "_Run":
+    def start(
+        cls, model: torch.nn.Module, task: Task, config: TrainConfig, folder: Path | None, health: Health
+    ) -> "_Run":
         precision = choose(config)
         key = _key(model, task.parts.train, config, precision) if folder else ""
         model.to(precision.device).train()
@@ -125,6 +132,7 @@ class _Run:
             scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.scaled),
             key=key,
             channels_last=channels_last,
+            health=health,
         )
 
     def resume(self, progress: Progress) -> None:
@@ -144,13 +152,14 @@ class _Run:
         found.restore(self.model, self.optimizer, self.scaler, self.precision.device)
         saved = found.state["progress"]
         self.state = _State(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
+        self.health.restore(found.state.get("health", {}))
         self.resumed = self.state.step
         progress.say(f"going on from step {self.resumed} of {self.plan.steps}")
 
     def save(self) -> None:
         """Write a checkpoint, where they are kept."""
         if self.folder is not None:
-            state = {"progress": asdict(self.state)}
+            state = {"progress": asdict(self.state), "health": self.health.state()}
             device = self.precision.device
             checkpoint.write(self.folder, self.key, state, self.model, self.optimizer, self.scaler, device)
 
@@ -158,14 +167,19 @@ class _Run:
         """Every step that is left."""
         state, plan, config = self.state, self.plan, self.plan.config
         bar.advance(state.step)
+        if state.step < plan.steps:
+            first = self.task.parts.train.batch(plan.batches(state.step)[0])
+            self.health.started(self.model, state.step, lambda: self._loss(*first))
         saved = time.monotonic()
         with Interrupts() as interrupts:
             while state.step < plan.steps:
                 began = time.monotonic()
-                rows = self.step()
+                done = self.step()
                 seconds = time.monotonic() - began
                 state.seconds += seconds
-                bar.advance(1, f"loss {state.loss_sum / state.loss_rows:.4f}, {rows / seconds:,.0f} rows/s")
+                mean = state.loss_sum / max(1, state.loss_rows)
+                bar.advance(1, f"loss {mean:.4f}, {done.rows / seconds:,.0f} rows/s")
+                self.health.after_step(replace(done, seconds=seconds))
                 ended = plan.ends_epoch(state.step)
                 if ended:
                     self.end_epoch()
@@ -176,8 +190,8 @@ class _Run:
                 if interrupts.pending:
                     interrupts.deliver()
 
-    def step(self) -> int:
-        """One optimizer step; returns its rows. The loss is the mean over all rows of the step's batches."""
+    def step(self) -> StepDone:
+        """One optimizer step. The loss is the mean over all rows of the step's batches."""
         batches = self.plan.batches(self.state.step)
         rows = sum(len(batch) for batch in batches)
         lr = self.plan.lr(self.state.step)
@@ -191,17 +205,32 @@ class _Run:
             torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
-                raise self._not_finite("the loss", inputs, batch.tolist())
+                return self._broken("the loss", inputs, batch.tolist())
         self.scaler.unscale_(self.optimizer)
-        limit = self.plan.config.clip or math.inf  # without a limit the norm still tells whether gradients are finite
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
-        if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE):
-            raise self._not_finite("a gradient", inputs, batch.tolist())
-        self.scaler.step(self.optimizer)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        whole = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        done = StepDone(self.state.step + 1, total.item(), float(whole), lr, rows)
+        if math.isfinite(done.norm):
+            done = replace(done, skipped=self.health.after_backward(self.state.step, done.loss, done.norm))
+        elif not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE:
+            done = self._broken("a gradient", inputs, batch.tolist())
+        if not done.skipped:
+            if (limit := self.plan.config.clip) is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, limit, whole)
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.state.loss_sum += total.item() * rows
         self.state.loss_rows += rows
-        return rows
+        return done
+
+    def _broken(self, what: str, inputs: Inputs, batch: list[int]) -> StepDone:
+        """Leave out a step that is not finite, where that is the policy, or end the run."""
+        error = self._not_finite(what, inputs, batch)
+        if not self.health.leaves_out(self.state.step, error):
+            raise error
+        step = self.state.step
+        rows = sum(map(len, self.plan.batches(step)))
+        return StepDone(step + 1, math.inf, math.inf, self.plan.lr(step), rows, skipped=True)
 
     def _loss(self, inputs: Inputs, targets: Array) -> torch.Tensor:
         tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
@@ -223,7 +252,7 @@ class _Run:
         value = value.to(self.precision.device)
         return value.contiguous(memory_format=torch.channels_last) if self.channels_last and value.dim() == 4 else value
 
-    def _not_finite(self, what: str, inputs: Inputs, rows: list[int]) -> Exception:
+    def _not_finite(self, what: str, inputs: Inputs, rows: list[int]) -> HeadwayError:
         step, config = self.state.step, self.plan.config
         where = f"step {step + 1} of {self.plan.steps}, epoch {self.plan.epoch(step) + 1}"
         for name, value in inputs.items():
@@ -233,16 +262,21 @@ class _Run:
         advice = [f"a smaller train.lr (now {config.lr:g})", "a longer train.warmup"]
         advice += ["train.clip: 1.0"] if config.clip is None else []
         advice += ["train.precision: fp32"] if self.precision.name != "fp32" else []
+        if layers := not_finite(self.model):
+            what += f" (of {layers[0]}{f' and {len(layers) - 1} more' if len(layers) > 1 else ''})"
         return TaskError(f"{what} is no longer finite", where=where, remedy=f"Try {', or '.join(advice)}.")
 
     def end_epoch(self) -> None:
         """Close the epoch that the current step ends."""
         state = self.state
+        if not state.loss_rows:
+            raise TaskError("every step of the epoch was left out", where=f"epoch {self.plan.epoch(state.step) + 1}")
         before = sum(epoch.seconds for epoch in state.history)
         done = min((state.step + 1) / self.plan.steps_per_epoch, self.plan.config.epochs)
         lr = self.plan.lr(state.step)
         state.history.append(Epoch(done, state.loss_sum / state.loss_rows, lr, state.seconds - before))
         state.loss_sum, state.loss_rows = 0.0, 0
+        self.health.after_epoch(state.step + 1, state.history[-1])
 
     def result(self) -> TrainResult:
         """What `fit` returns."""
@@ -257,6 +291,9 @@ class _Run:
             reason=self.precision.reason,
             resumed=self.resumed,
             history=tuple(self.state.history),
+            findings=tuple(finding.document() for finding in self.health.findings),
+            norms=tuple(self.health.norms),
+            skipped=self.health.skipped,
         )
 
 
@@ -267,8 +304,14 @@ def _lengths(part: Part) -> tuple[int, ...]:
 
 def _key(model: torch.nn.Module, part: Part, config: TrainConfig, precision: Precision) -> str:
     """Digest of what decides the outcome: a checkpoint of anything else is not this run's."""
-    decisive = config.model_dump(mode="json", exclude={"checkpoint_seconds", "threads", "device", "precision"})
-    decisive |= {"precision": precision.name, "start": checkpoint.state_digest(model.state_dict())}
+    decisive = config.model_dump(
+        mode="json", exclude={"checkpoint_seconds", "threads", "device", "precision", "health", "log"}
+    )
+    decisive |= {
+        "skips": config.health.policy == "skip",
+        "precision": precision.name,
+        "start": checkpoint.state_digest(model.state_dict()),
+    }
     return digest_json({**decisive, "data": part.digest()})
 
 

@@ -35,6 +35,9 @@ class TrainResult:
         reason: why that precision and device.
         resumed: the step it went on from; 0 where it began afresh.
         history: one entry an epoch.
+        findings: what was odd, each as `headway.train.monitor.Finding` has it.
+        norms: (step, norm of the gradient before clipping), at most 400.
+        skipped: steps that were left out.
     """
 
     epochs: float
@@ -46,6 +49,9 @@ class TrainResult:
     reason: str
     resumed: int
     history: tuple[Epoch, ...]
+    findings: tuple[dict[str, Any], ...] = ()
+    norms: tuple[tuple[int, float], ...] = ()
+    skipped: int = 0
 
     def document(self) -> dict[str, Any]:
         """As JSON has it, for a bundle's lineage."""

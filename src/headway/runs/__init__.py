@@ -1,0 +1,1 @@
+"""Floor 3: what every run leaves behind, readable without torch."""
