@@ -146,9 +146,9 @@ def serving(name: str, model: Model, folder: Path, *, every_stage: bool = False)
         _stop(started, server)
 
 
-def environment(name: str) -> Path:
-    """The Python that runs a server: Headway's is this one; a peer's is made on first use, from its requirements."""
-    wanted = PEERS / name / "requirements.txt"
+def environment(name: str, peers: Path = PEERS) -> Path:
+    """The Python that runs a peer: Headway's is this one; another's is made on first use, from its requirements."""
+    wanted = peers / name / "requirements.txt"
     if not wanted.exists():
         return Path(sys.executable)
     folder = CACHE / "peers" / name

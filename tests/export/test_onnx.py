@@ -160,3 +160,41 @@ def test_more_weights_than_a_file_holds_are_refused_before_any_work(tmp_path: Pa
         model = nn.Linear(2**15, 2**15)
     with pytest.raises(TaskError, match=r"4\.3 GB of weights"):
         OnnxExport().write(model, {"x": np.ones((2, 4), np.float32)}, ("y",), tmp_path / "model.onnx")
+
+
+class Masked(nn.Module):
+    """The masked mean of vectors, for rows of any length."""
+
+    def __init__(self, *, fixed: int | None = None) -> None:
+        super().__init__()
+        self.words, self.fixed = nn.Embedding(9, 4), fixed
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        found = self.words(ids) * mask.unsqueeze(-1)
+        return found.sum(1) * (2 if ids.shape[1] == self.fixed else 1)
+
+
+LENGTHS = {"ids": {1: "words"}, "mask": {1: "words"}}
+
+
+def words(rows: int, length: int) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(length).integers(0, 9, (rows, length))
+    return {"ids": ids, "mask": np.ones((rows, length), np.float32)}
+
+
+def test_what_a_task_says_varies_varies_and_is_named(tmp_path: Path) -> None:
+    model, out = Masked(), tmp_path / "model.onnx"
+    OnnxExport().write(model, words(2, 6), ("sum",), out, LENGTHS)
+    session = OnnxRuntime().load(out)
+    assert [(spec.shape, spec.dims) for spec in session.inputs] == [((-1, -1), ("batch", "words"))] * 2
+    assert [(spec.shape, spec.dims[0]) for spec in session.outputs] == [((-1, 4), "batch")]
+    eager = TorchEagerSession(model, session.inputs, ("sum",))
+    for rows, length in ((1, 1), (3, 17)):
+        given = words(rows, length)
+        np.testing.assert_allclose(session.run(given)["sum"], eager.run(given)["sum"], rtol=1e-5)
+    session.close()
+
+
+def test_a_length_that_the_model_freezes_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="one batch size or words only"):
+        OnnxExport().write(Masked(fixed=6), words(2, 6), ("sum",), tmp_path / "model.onnx", LENGTHS)

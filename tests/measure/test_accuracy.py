@@ -81,6 +81,14 @@ def test_rows_needed_is_what_simulation_needs() -> None:
     assert Pairs(both=800, lost=90, gained=4, rows=1000).rows_needed(0.98, 0.95) is None
 
 
+@pytest.mark.parametrize("keep", [0.8, 0.9, 0.98])
+def test_rows_needed_where_everybody_is_always_right(keep: float) -> None:
+    """The spread is 0, and rounding must not make it less."""
+    needed = Pairs(both=100, lost=0, gained=0, rows=100).rows_needed(keep, 0.95)
+    assert needed is not None
+    assert needed > 0
+
+
 @given(st.integers(1, 500), st.integers(0, 10**6))
 def test_pairs_count_every_row(n: int, seed: int) -> None:
     draw = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headway.core.errors import DataError
 from headway.tasks import ACCURACY, Arrays, split
-from headway.tasks.parts import Part
+from headway.tasks.parts import Part, Subset
 
 
 @given(rows=st.integers(10, 400), seed=st.integers(0, 50))
@@ -53,3 +53,12 @@ def test_inputs_and_targets_must_have_as_many_rows() -> None:
 def test_accuracy_scores_each_row() -> None:
     logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     assert ACCURACY.rows({"logits": logits}, np.array([1, 1, 1])).tolist() == [1, 0, 1]
+
+
+def test_a_subset_is_a_part_of_its_own() -> None:
+    whole = Arrays(np.arange(5), np.arange(5))
+    part = Subset(whole, np.array([4, 1]))
+    assert isinstance(part, Part)
+    assert len(part) == 2
+    assert part.batch(np.array([1, 0]))[1].tolist() == [1, 4]
+    assert part.digest() != Subset(whole, np.array([1, 4])).digest()

@@ -5,7 +5,7 @@ import pytest
 
 from headway.core.errors import TaskError
 from headway.tasks import Metric
-from headway.tasks.scoring import score_rows
+from headway.tasks.scoring import joined, score_rows
 
 OUTPUTS = {"y": np.zeros((4, 1), np.float32)}
 TARGETS = np.zeros(4)
@@ -44,3 +44,10 @@ def test_unfit_scores_are_refused(scores: object, binary: bool, message: str) ->
 def test_what_the_metric_raises_is_told() -> None:
     with pytest.raises(TaskError, match="metric 'm' on test raised ZeroDivisionError: my mistake"):
         score_rows(Metric("m", _fails, binary=False), OUTPUTS, TARGETS, "test")
+
+
+def test_outputs_of_batches_are_joined_in_order_unless_they_vary() -> None:
+    batches = [{"y": np.zeros((2, 3))}, {"y": np.ones((1, 3))}]
+    assert joined(batches)["y"][:, 0].tolist() == [0, 0, 1]
+    with pytest.raises(TaskError, match=r"output 'y' is \[3\] a row in one batch, and \[5\] in another"):
+        joined([*batches, {"y": np.ones((1, 5))}])

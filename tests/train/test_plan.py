@@ -1,5 +1,7 @@
 """Every row once an epoch, whatever the sizes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +25,26 @@ def test_each_epoch_sees_every_row_once(rows: int, batch_size: int, accumulate: 
         assert sorted(np.concatenate(batches)) == list(range(rows))
         assert all(len(plan.batches(step)) <= accumulate for step in steps)
         assert [plan.ends_epoch(step) for step in steps] == [False] * (len(steps) - 1) + [True]
+
+
+@given(lengths=st.lists(st.integers(1, 99), min_size=1, max_size=300), batch_size=st.integers(1, 40))
+def test_batches_of_like_lengths_see_every_row_once(lengths: list[int], batch_size: int) -> None:
+    plan = replace(_plan(len(lengths), batch_size=batch_size, epochs=2), lengths=tuple(lengths))
+    for epoch in range(2):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        seen = [batch for step in steps for batch in plan.batches(step)]
+        assert sorted(np.concatenate(seen)) == list(range(len(lengths)))
+
+
+def test_batches_of_like_lengths_hardly_need_padding() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 2000)
+    plan = replace(_plan(2000, batch_size=20, epochs=2), lengths=tuple(lengths.tolist()))
+    batches = [[plan.batches(epoch * 100 + step)[0] for step in range(100)] for epoch in range(2)]
+    for epoch in batches:
+        assert sum(len(batch) * lengths[batch].max() for batch in epoch) < 1.1 * lengths.sum()
+        longest = [int(lengths[batch].max()) for batch in epoch]
+        assert longest != sorted(longest)
+    assert {tuple(sorted(batch)) for batch in batches[0]} != {tuple(sorted(batch)) for batch in batches[1]}
 
 
 @given(rows=st.integers(2, 300), batch_size=st.integers(2, 70))

@@ -99,7 +99,8 @@ class Pace:
 
     def _load(self, model: nn.Module) -> OnnxSession:
         file = self._context.folder / "pace.onnx"
-        OnnxExport().write(model, self._example, self._context.task.output_names, file)
+        task = self._context.task
+        OnnxExport().write(model, self._example, task.output_names, file, task.varying)
         session = OnnxRuntime().load(file, threads=self._context.threads)
         file.unlink()
         return session

@@ -118,5 +118,6 @@ def _batches(context: StepContext, following: QuantizeConfig, size: int) -> Iter
     """The calibration rows that `quantize` will take."""
     part = context.task.parts.calibration
     rows = following.calibration_rows(len(part))
+    size = 1 if context.task.varying else size  # padding has no place in a range
     for chosen in np.split(rows, range(size, len(rows), size)):
         yield part.batch(chosen)[0]

@@ -204,6 +204,7 @@ class Quantize:
         try:
             first = run(match(session.inputs, part.batch(rows[:1])[0])) if len(rows) else {}
             together = int(np.clip(_MEMORY // max(1, sum(v.nbytes for v in first.values())), 1, _MOST_ROWS))
+            together = 1 if context.task.varying else together  # padding has activations too, and no place in a range
             with context.progress.work("calibrate", len(rows) * passes) as bar:
 
                 def batches() -> Iterator[dict[str, Array]]:

@@ -22,7 +22,7 @@ from headway.core.tensors import Array
 from headway.measure.latency import interleave
 from headway.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from headway.tasks.parts import Indices
-from headway.tasks.scoring import score_rows
+from headway.tasks.scoring import joined, score_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -148,7 +148,7 @@ class Trials:
             inputs, wanted = self._part.batch(chosen)
             found.append(session.run(match(session.inputs, inputs)))
             targets.append(wanted)
-        return {name: np.concatenate([o[name] for o in found]) for name in found[0]}, np.concatenate(targets)
+        return joined(found), np.concatenate(targets)
 
 
 def _distance(want: Mapping[str, Array], have: Mapping[str, Array]) -> float:

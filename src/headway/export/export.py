@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from headway.core.tensors import Array
 
 if TYPE_CHECKING:
     import torch
+
+NOTHING: Mapping[str, Mapping[int, str]] = MappingProxyType({})
 
 
 class Export(Protocol):
@@ -22,7 +25,12 @@ class Export(Protocol):
     suffix: str
 
     def write(
-        self, model: "torch.nn.Module", example: Mapping[str, Array], output_names: Sequence[str], out: Path
+        self,
+        model: "torch.nn.Module",
+        example: Mapping[str, Array],
+        output_names: Sequence[str],
+        out: Path,
+        varying: Mapping[str, Mapping[int, str]] = NOTHING,
     ) -> None:
         """Write `model` to `out`, with a first dimension that varies.
 
@@ -31,6 +39,7 @@ class Export(Protocol):
             example: inputs by name, each [2, ...]: what the module is traced with.
             output_names: what the outputs are to be called.
             out: the file; it appears whole or not at all.
+            varying: further dimensions that vary, by input, with their names, as in `Task.varying`.
 
         Raises:
             TaskError: the module cannot be exported; the message names the operation.

@@ -17,12 +17,14 @@ import numpy as np
 from headway.core.errors import TaskError
 from headway.core.files import write_atomic
 from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
+from headway.export.export import NOTHING
 from headway.export.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
+Varying = Mapping[str, Mapping[int, str]]
 OPSET = (
     20  # what PyTorch 2.13's translations are written to: an older one needs a conversion, a newer one gains nothing
 )
@@ -39,7 +41,12 @@ class OnnxExport:
     suffix = ".onnx"
 
     def write(
-        self, model: "torch.nn.Module", example: Mapping[str, Array], output_names: Sequence[str], out: Path
+        self,
+        model: "torch.nn.Module",
+        example: Mapping[str, Array],
+        output_names: Sequence[str],
+        out: Path,
+        varying: Varying = NOTHING,
     ) -> None:
         """Write `model`, put into evaluation mode, to `out`; the first dimension of inputs and outputs is `batch`.
 
@@ -48,23 +55,30 @@ class OnnxExport:
             example: inputs by name, in the order the module takes them, each [2, ...].
             output_names: what the outputs are to be called.
             out: the file; it appears whole or not at all.
+            varying: further dimensions that vary, by input, with their names; the example is at least 2 in each.
 
         Raises:
-            TaskError: an operation has no ONNX form, the batch cannot vary, the weights pass 2 GB, or ONNX Runtime
+            TaskError: an operation has no ONNX form, a dimension cannot vary, the weights pass 2 GB, or ONNX Runtime
                 disagrees with the module by more than 1e-4 of its largest output.
         """
         size = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
         if size > _LARGEST:
             raise TaskError(f"{size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB", remedy="Shrink the model.")
-        references = [(inputs, _eager(model, inputs, output_names)) for inputs in _rows(example)]
-        graph = _clean(_export(model, example, output_names))
+        references = [(inputs, _eager(model, inputs, output_names)) for inputs in _rows(example, varying)]
+        graph = _clean(_export(model, example, output_names, varying), varying)
         _check(graph, references)
         write_atomic(out, graph.SerializeToString(deterministic=True))
 
 
-def _rows(example: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """The example as one row and as three: batch sizes that the trace has not seen."""
-    return [{name: value.take(rows, axis=0) for name, value in example.items()} for rows in ([0], [0, 1, 0])]
+def _rows(example: Mapping[str, Array], varying: Varying) -> list[dict[str, Array]]:
+    """The example as one row and as three: batch sizes that the trace has not seen. One row has half of what else
+    varies: no model need take more than it was traced with.
+    """
+    one, three = ({name: value.take(rows, axis=0) for name, value in example.items()} for rows in ([0], [0, 1, 0]))
+    for name, dims in varying.items():
+        for axis in dims:
+            one[name] = one[name].take(np.arange((one[name].shape[axis] + 1) // 2), axis)
+    return [one, three]
 
 
 def _eager(model: "torch.nn.Module", inputs: Mapping[str, Array], output_names: Sequence[str]) -> dict[str, Array]:
@@ -100,7 +114,9 @@ def _eager(model: "torch.nn.Module", inputs: Mapping[str, Array], output_names: 
     return outputs
 
 
-def _export(model: "torch.nn.Module", example: Mapping[str, Array], output_names: Sequence[str]) -> "onnx.ModelProto":
+def _export(
+    model: "torch.nn.Module", example: Mapping[str, Array], output_names: Sequence[str], varying: Varying
+) -> "onnx.ModelProto":
     import torch
 
     from headway.export.wrapper import ByName
@@ -109,13 +125,14 @@ def _export(model: "torch.nn.Module", example: Mapping[str, Array], output_names
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     # Cloned: a view of a large array would be exported with all of it.
     tensors = tuple(to_torch(value).clone().to(device) for value in example.values())
-    batch = torch.export.Dim("batch")
+    dims = {name: torch.export.Dim(name) for name in ("batch", *_names(varying))}
+    shapes = tuple({0: dims["batch"], **{a: dims[n] for a, n in varying.get(name, {}).items()}} for name in example)
     with quiet():
         try:
             program = torch.export.export(
                 ByName(model, tuple(example), tuple(output_names)).eval(),
                 tensors,
-                dynamic_shapes=(tuple({0: batch} for _ in tensors),),
+                dynamic_shapes=(shapes,),
                 strict=False,
             )
             written = torch.onnx.export(
@@ -127,13 +144,18 @@ def _export(model: "torch.nn.Module", example: Mapping[str, Array], output_names
                 output_names=list(output_names),
             )
         except Exception as error:
-            raise _refusal(error) from error
+            raise _refusal(error, sorted(_names(varying))) from error
     assert written is not None  # noqa: S101  (only the retired exporter returns None)
     proto: onnx.ModelProto = written.model_proto
     return proto
 
 
-def _refusal(error: Exception) -> TaskError:
+def _names(varying: Varying) -> set[str]:
+    """Of the dimensions that vary beside the batch."""
+    return {name for dims in varying.values() for name in dims.values()}
+
+
+def _refusal(error: Exception, names: Sequence[str] = ()) -> TaskError:
     """The exporter's error as one that names the operation or the line at fault."""
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
@@ -151,9 +173,10 @@ def _refusal(error: Exception) -> TaskError:
             remedy="Use torch.where, or decide outside the model.",
         )
     if "Constraints violated" in text or "specialized" in text:
+        others = "".join(f" or {name}" for name in names)
         return TaskError(
-            "the model works for one batch size only, so its batch dimension cannot vary",
-            remedy="Use x.shape[0] or -1 where a batch size is written as a number.",
+            f"the model works for one batch size{others} only, so its batch dimension{others} cannot vary",
+            remedy="Use x.shape[...] or -1 where a size is written as a number.",
         )
     return TaskError(
         f"the model cannot be exported to ONNX: {type(chain[-1]).__name__}: {_line(chain[-1])}",
@@ -176,13 +199,16 @@ def _line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "no message")
 
 
-def _clean(graph: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Take out what the exporter noted of this machine (stack traces with file paths), and name the batch.
+def _clean(graph: "onnx.ModelProto", varying: Varying) -> "onnx.ModelProto":
+    """Take out what the exporter noted of this machine (stack traces with file paths), and name what varies.
 
     Two exports of the same weights are then the same bytes.
     """
-    symbol = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    name = re.compile(rf"\b{re.escape(symbol)}\b") if symbol else None
+    names = {}
+    for value in graph.graph.input:
+        for axis, name in {0: "batch", **varying.get(value.name, {})}.items():
+            names[value.type.tensor_type.shape.dim[axis].dim_param] = name
+    symbol = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names if symbol) or r"(?!)")
     for part in (graph, graph.graph, *graph.graph.node, *graph.graph.initializer, *graph.functions):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -192,8 +218,8 @@ def _clean(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
         value.ClearField("metadata_props")
         for dim in value.type.tensor_type.shape.dim:
-            if name and dim.dim_param:
-                dim.dim_param = name.sub("batch", dim.dim_param)
+            if dim.dim_param:
+                dim.dim_param = symbol.sub(lambda found: names[found[0]], dim.dim_param)
     return graph
 
 

@@ -71,9 +71,11 @@ class Pairs:
         mean = ((a + c) - keep * (a + b)) / n
         if mean <= 0:
             return None
-        as_seen = (a * (1 - keep) ** 2 + b * keep**2 + c) / n - mean**2
+        as_seen = max(0.0, (a * (1 - keep) ** 2 + b * keep**2 + c) / n - mean**2)
         normal = NormalDist()
-        wanted = normal.inv_cdf(confidence) * sqrt(self._variance(keep) / n) + normal.inv_cdf(power) * sqrt(as_seen)
+        wanted = normal.inv_cdf(confidence) * sqrt(self._variance(keep) / n) + normal.inv_cdf(power) * sqrt(
+            max(as_seen, 0.0)
+        )
         return ceil((wanted / mean) ** 2)
 
 

@@ -57,6 +57,7 @@ class Identity:
     arguments: dict[str, Any]
     data_sha256: str
     source_sha256: str
+    files_sha256: tuple[str, ...]
     model_sha256: str
     versions: dict[str, str]
 
@@ -73,6 +74,7 @@ def identify(recipe: Recipe, task: Task, source_sha256: str) -> Identity:
         arguments=recipe.config.task.args,
         data_sha256=task.parts.digest(),
         source_sha256=source_sha256,
+        files_sha256=tuple(map(digest_file, task.files)),
         model_sha256=digest_file(given) if given else "",
         versions={name: version(name) for name in _TOOLS},
     )
@@ -168,7 +170,8 @@ class Builder:
 
         def build(out: Path, scratch: Path) -> None:
             with self.progress.work("export to ONNX", 1) as bar:
-                export.write(self._module(folders), self.example(2), self.task.output_names, out / "model.onnx")
+                task, file = self.task, out / "model.onnx"
+                export.write(self._module(folders), self.example(2), task.output_names, file, task.varying)
                 bar.advance(1)
 
         key = {"weights": digest_file(folders[-1] / _WEIGHTS), "from": folders[-1].name, "identity": self._identity}

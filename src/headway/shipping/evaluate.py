@@ -15,7 +15,7 @@ from headway.bundles.manifest import Latency, Scorecard
 from headway.core import machine
 from headway.core.errors import DataError
 from headway.core.progress import Progress
-from headway.core.tensors import Array, TensorSpec, from_numpy
+from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
 from headway.measure.accuracy import Rows, compare
 from headway.measure.latency import Milliseconds, interleave, rounds_for_p99, speedup, summarise
 from headway.measure.memory import peak_memory_mb
@@ -24,7 +24,7 @@ from headway.shipping.build import Built
 from headway.shipping.recipe import Target
 from headway.tasks import Task
 from headway.tasks.parts import Part
-from headway.tasks.scoring import score_rows
+from headway.tasks.scoring import joined, score_rows
 
 EAGER, FILE = "eager PyTorch", "the given ONNX file"
 _BATCH = 64  # rows a run while predicting
@@ -80,12 +80,15 @@ class Subject:
 
 
 def specs(task: Task) -> tuple[TensorSpec, ...]:
-    """The task's inputs, as its data shows them; the first dimension is the batch."""
+    """The task's inputs, as its data shows them; the first dimension is the batch, and others vary as it declares."""
     inputs, _ = task.parts.test.batch(np.arange(1))
-    return tuple(
-        TensorSpec(name=name, datatype=from_numpy(value.dtype).name, shape=(-1, *value.shape[1:]))
-        for name, value in inputs.items()
-    )
+    found = []
+    for name, value in inputs.items():
+        dims = {0: "batch", **task.varying.get(name, {})}
+        shape = tuple(DYNAMIC if axis in dims else size for axis, size in enumerate(value.shape))
+        names = tuple(dims.get(axis, "") for axis in range(value.ndim))
+        found.append(TensorSpec(name=name, datatype=from_numpy(value.dtype).name, shape=shape, dims=names))
+    return tuple(found)
 
 
 def predict(session: Session, part: Part, progress: Progress, title: str) -> tuple[dict[str, Array], Array]:
@@ -98,7 +101,7 @@ def predict(session: Session, part: Part, progress: Progress, title: str) -> tup
             outputs.append(session.run(inputs))
             targets.append(wanted)
             bar.advance(len(rows))
-    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}, np.concatenate(targets)
+    return joined(outputs), np.concatenate(targets)
 
 
 def golden(session: Session, part: Part) -> tuple[Sample, ...]:

@@ -13,8 +13,8 @@ from headway.core import plugins
 from headway.core.files import write_atomic
 from headway.core.tensors import Array
 from headway.tasks import Task
-from headway.tasks.parts import Arrays
-from headway.tasks.scoring import score_rows
+from headway.tasks.parts import Subset
+from headway.tasks.scoring import joined, score_rows
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +45,19 @@ class Scorer:
         """The metric of an ONNX file, in ONNX Runtime."""
         session = plugins.load("headway.runtimes", "onnxruntime")().load(file, threads=self._threads)
         part = self._part()
+        found, targets = [], []
         try:
             batches = np.split(np.arange(len(part)), range(_BATCH, len(part), _BATCH))
-            found = [session.run(match(session.inputs, part.batch(rows)[0])) for rows in batches]
+            for inputs, wanted in map(part.batch, batches):
+                found.append(session.run(match(session.inputs, inputs)))
+                targets.append(wanted)
         finally:
             session.close()
-        return self._mean({name: np.concatenate([o[name] for o in found]) for name in found[0]}, part.targets)
+        return self._mean(joined(found), np.concatenate(targets))
 
-    def _part(self) -> Arrays:
+    def _part(self) -> Subset:
         part = self._task.parts.selection
-        return Arrays(*part.batch(np.linspace(0, len(part) - 1, min(_ROWS, len(part))).astype(np.int64)))
+        return Subset(part, np.linspace(0, len(part) - 1, min(_ROWS, len(part))).astype(np.int64))
 
     def _mean(self, outputs: dict[str, Array], targets: Array) -> float:
         return float(score_rows(self._task.metric, outputs, targets, _WHERE).mean())

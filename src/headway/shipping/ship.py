@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from headway.bundles.bundle import Bundle
-from headway.bundles.golden import replay
+from headway.bundles.golden import Sample, replay
 from headway.bundles.manifest import Scorecard, Variant
+from headway.bundles.padding import check_padding
 from headway.bundles.processing import Prepared, open_processing
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
@@ -19,6 +20,7 @@ from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.runtime import Runtime, Session
+from headway.serve.padding import Padding, refuted
 from headway.shipping import gate
 from headway.shipping.build import Builder, Built, identify
 from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
@@ -224,6 +226,7 @@ class _Road:
             chosen=chosen,
             contract=self.contract,
             lineage=lineage(self.recipe, self.identity, {id_: j.built.records for id_, j in passed.items()}),
+            padding=self._padding(subjects[chosen].session, samples, evaluation.tolerances[chosen]),
         )
         models = {id_: j.built.file for id_, j in passed.items()}
 
@@ -242,6 +245,19 @@ class _Road:
                 shutil.copyfile(file, copy)
             prove(Bundle.open(fresh))
         return Bundle.open(self.out)
+
+    def _padding(self, session: Session, samples: Sequence[Sample], tolerance: Mapping[str, float]) -> dict[str, float]:
+        """What the task declares of padding, where it holds for the chosen variant."""
+        if not self.task.padding:
+            return {}
+        try:
+            check_padding(session.inputs, session.outputs, self.task.padding)
+        except ValueError as error:
+            raise TaskError(str(error), where="padding") from error
+        reason = refuted(Padding(session.inputs, session.outputs, self.task.padding), session, samples, tolerance)
+        if reason:
+            self.progress.say(f"requests of different lengths will not share a run: {reason}")
+        return {} if reason else dict(self.task.padding)
 
 
 def prove(bundle: Bundle) -> None:

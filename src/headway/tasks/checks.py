@@ -1,6 +1,6 @@
 """Everything about a task that can be found out before any work is done, each with one clear message."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from headway.core.errors import DataError, HeadwayError, TaskError
 from headway.core.modules import forward
 from headway.core.progress import SILENT, Progress
-from headway.core.tensors import Array
+from headway.core.tensors import DYNAMIC, Array
 from headway.tasks.factory import build_model, user_error
 from headway.tasks.parts import Inputs, Part, Parts
 from headway.tasks.scoring import score_rows
@@ -16,6 +16,7 @@ from headway.tasks.task import ACCURACY, Metric, Task
 
 _BYTES = 256_000_000  # of a part's inputs that are looked at
 _CHUNK = 1024  # rows asked for at once
+Varying = Mapping[str, Mapping[int, str]]
 
 
 def check(task: Task, progress: Progress = SILENT, *, max_bytes: int = _BYTES) -> None:
@@ -40,8 +41,9 @@ def check(task: Task, progress: Progress = SILENT, *, max_bytes: int = _BYTES) -
     with progress.work("check the data", 4) as bar:
         looks = {}
         for part in fields(Parts):
-            looks[part.name] = _look(part.name, getattr(task.parts, part.name), max_bytes)
+            looks[part.name] = _look(part.name, getattr(task.parts, part.name), max_bytes, task.varying)
             bar.advance(1, part.name)
+    _check_varying(task, looks["train"].form)
     for name, look in looks.items():
         _same_form(name, look, looks["train"])
         if look.seen < look.rows:
@@ -66,6 +68,22 @@ def _check_texts(name: str, value: object) -> None:
         raise TaskError(f"output_names must hold at least one name and none twice, got {value!r:.60}", where="task")
 
 
+def _check_varying(task: Task, inputs: "Mapping[str, tuple[object, tuple[int, ...]]]") -> None:
+    """Hold `varying` and `padding` against the inputs, whose rows' shapes come second, and each other."""
+    if unknown := sorted((set(task.varying) | set(task.padding)) - set(inputs)):
+        raise TaskError(f"varying or padding names {unknown[0]!r}; the inputs are {sorted(inputs)}", where="task")
+    for name, dims in task.varying.items():
+        for axis, dim in dims.items():
+            if not 0 < axis <= len(inputs[name][1]) or not dim.isidentifier() or dim == "batch":
+                raise TaskError(
+                    f"dimension {axis} of {name!r}, called {dim!r}, cannot vary: a row has {len(inputs[name][1])}, "
+                    "counted from 1, and a name is an identifier other than 'batch'",
+                    where="varying",
+                )
+    if rest := sorted(name for name in task.padding if not task.varying.get(name)):
+        raise TaskError(f"{rest[0]!r} is padded, and none of its dimensions varies", where="padding")
+
+
 @dataclass(frozen=True)
 class _Look:
     """What was seen of a part."""
@@ -77,7 +95,7 @@ class _Look:
     hashes: frozenset[int]
 
 
-def _look(name: str, part: object, max_bytes: int) -> _Look:
+def _look(name: str, part: object, max_bytes: int, varying: Varying) -> _Look:
     if not isinstance(part, Part):
         raise TaskError(f"{type(part).__name__} is not a part: it lacks batch(), digest() or a length", where=name)
     count = len(part)
@@ -89,20 +107,26 @@ def _look(name: str, part: object, max_bytes: int) -> _Look:
     rows = np.linspace(0, count - 1, seen).astype(np.int64)
     targets: list[Array] = []
     hashes: set[int] = set()
-    for chunk in _chunks(rows):
+    # Rows that vary in length are asked for one by one: among others they would be padded, and could not be compared.
+    for chunk in _chunks(rows, 1 if varying else _CHUNK):
         inputs, wanted = _batch(name, part, chunk)
         for input_name, value in inputs.items():
             _refuse_not_finite(value, chunk, name, f"input {input_name!r}")
         _refuse_not_finite(wanted, chunk, name, "the target")
         targets.append(wanted)
         hashes.update(_hashes(inputs, len(chunk)))
-    form = {input_name: (value.dtype, value.shape[1:]) for input_name, value in first.items()}
+    form = {key: (value.dtype, _shape(value, varying.get(key, {}))) for key, value in first.items()}
     seen_targets = np.concatenate(targets) if targets else first_targets
     return _Look(count, seen, form, seen_targets, frozenset(hashes))
 
 
-def _chunks(rows: Array) -> Iterator[Array]:
-    yield from np.split(rows, range(_CHUNK, len(rows), _CHUNK))
+def _chunks(rows: Array, size: int) -> Iterator[Array]:
+    yield from np.split(rows, range(size, len(rows), size))
+
+
+def _shape(value: Array, dims: Mapping[int, str]) -> tuple[int, ...]:
+    """Of a row, with -1 for what varies."""
+    return tuple(DYNAMIC if axis in dims else size for axis, size in enumerate(value.shape) if axis)
 
 
 def _batch(name: str, part: Part, rows: Array) -> tuple[Inputs, Array]:

@@ -64,6 +64,29 @@ class Arrays:
         return total.hexdigest()
 
 
+class Subset:
+    """Some rows of another part, in another order.
+
+    Args:
+        part: the whole.
+        rows: of it, [N].
+    """
+
+    def __init__(self, part: Part, rows: Indices) -> None:
+        self._part, self._rows = part, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, rows: Indices) -> tuple[Inputs, Array]:
+        """The rows asked for, numbered within this part."""
+        return self._part.batch(self._rows[rows])
+
+    def digest(self) -> str:
+        """SHA-256 over the whole's digest and the rows."""
+        return hashlib.sha256(self._part.digest().encode() + self._rows.tobytes()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Parts:
     """The four parts."""

@@ -1,6 +1,6 @@
 """A metric's scores, held to what `Metric` promises: a user's function is checked wherever it is called."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,23 @@ from headway.tasks.factory import user_error
 from headway.tasks.task import Metric, Rows
 
 _POSITIVE = "Greater must be better: turn a loss into 1 / (1 + loss) or exp(-loss)."
+
+
+def joined(batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The outputs of several batches as one, by name, [rows of all, ...].
+
+    Raises:
+        TaskError: an output has other dimensions in one batch than in another, so that it grows with inputs that vary.
+    """
+    for name, first in batches[0].items():
+        for batch in batches:
+            if batch[name].shape[1:] != first.shape[1:]:
+                raise TaskError(
+                    f"output {name!r} is {list(first.shape[1:])} a row in one batch, and {list(batch[name].shape[1:])} "
+                    "in another",
+                    remedy="A metric needs outputs of one shape: pool over what varies, or pad every row alike.",
+                )
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def score_rows(metric: Metric, outputs: Mapping[str, Array], targets: Array, where: str) -> Rows:

@@ -1,7 +1,8 @@
 """The user's side of a recipe: a model factory, data in four parts, and a metric."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class Task:
         augment: changes a training batch's inputs on the fly; drawn from torch's random numbers.
         labels: the name of each class.
         output_names: what the module's outputs are called, in order; none is also an input's name.
+        varying: the dimensions after the first that vary from batch to batch, by input, each with a name: those of one
+            name are equally long. A part pads a batch's rows to the longest of them, and a row alone not at all.
+        padding: what fills up a shorter row, by input, where that changes no answer; requests of different lengths
+            then share a run. It is tried before a bundle says so.
+        files: what the factory reads: results depend on their content.
     """
 
     parts: Parts
@@ -61,6 +67,9 @@ class Task:
     augment: "Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None" = None
     labels: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ("logits",)
+    varying: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    padding: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
 
 TaskFactory = Callable[..., Task]

@@ -118,7 +118,7 @@ class _Run:
         return cls(
             model=model,
             task=task,
-            plan=Plan(len(task.parts.train), config),
+            plan=Plan(len(task.parts.train), config, _lengths(task.parts.train)),
             precision=precision,
             folder=folder,
             optimizer=_optimizer(model, config),
@@ -258,6 +258,11 @@ class _Run:
             resumed=self.resumed,
             history=tuple(self.state.history),
         )
+
+
+def _lengths(part: Part) -> tuple[int, ...]:
+    """Of each row, where the part says so."""
+    return tuple(int(length) for length in getattr(part, "lengths", ()))
 
 
 def _key(model: torch.nn.Module, part: Part, config: TrainConfig, precision: Precision) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 from headway.tasks.parts import Indices
 from headway.train.config import TrainConfig
 
+_POOL = 32  # batches
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -21,10 +23,12 @@ class Plan:
     Attributes:
         rows: of the training part.
         config: how it is trained.
+        lengths: of each row, where rows vary in length: batches are then made of rows of about one length.
     """
 
     rows: int
     config: TrainConfig
+    lengths: tuple[int, ...] = ()
 
     @cached_property
     def _cuts(self) -> list[int]:
@@ -53,7 +57,7 @@ class Plan:
     def batches(self, step: int) -> list[Indices]:
         """The rows of each batch whose gradients make up `step`."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = _order(self.rows, self.config.seed, epoch)
+        order = _order(self.rows, self.config.seed, epoch, self.config.batch_size, self.lengths)
         cuts = [*self._cuts, self.rows]
         first = index * self.config.accumulate
         last = min(first + self.config.accumulate, len(cuts) - 1)
@@ -70,5 +74,16 @@ class Plan:
 
 
 @lru_cache(maxsize=1)  # every step of an epoch asks for the same order
-def _order(rows: int, seed: int, epoch: int) -> Indices:
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+def _order(rows: int, seed: int, epoch: int, batch: int, lengths: tuple[int, ...]) -> Indices:
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(rows)
+    if not lengths:
+        return order
+    # Batches drawn blindly would be half padding, or more. Rows are sorted by length in pools, which are drawn anew in
+    # each epoch, and the batches shuffled.
+    size, by_length = _POOL * batch, np.array(lengths)
+    pools = np.split(order, range(size, rows, size))
+    order = np.concatenate([pool[np.argsort(by_length[pool], kind="stable")] for pool in pools])
+    whole = rows // batch * batch
+    batches = draw.permutation(order[:whole].reshape(-1, batch))
+    return np.concatenate([batches.reshape(-1), order[whole:]])

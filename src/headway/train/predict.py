@@ -10,6 +10,7 @@ from headway.core.modules import forward
 from headway.core.tensors import Array
 from headway.tasks import Task
 from headway.tasks.parts import Part
+from headway.tasks.scoring import joined
 
 
 def predict(
@@ -24,27 +25,31 @@ def predict(
 
     Raises:
         DataError: the part is empty.
-        TaskError: the module returns fewer outputs than `output_names`.
+        TaskError: the module returns fewer outputs than `output_names`, or some that vary in shape.
     """
     if len(part) == 0:
         raise DataError("the part is empty")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     training = model.training
     model.eval()
-    collected: dict[str, list[Array]] = {name: [] for name in output_names}
+    collected: list[dict[str, Array]] = []
     targets: list[Array] = []
     try:
         with torch.inference_mode():
             for rows in np.split(np.arange(len(part)), range(batch_size, len(part), batch_size)):
                 inputs, wanted = part.batch(rows)
                 tensors = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
-                for name, value in forward(model, tensors, output_names).items():
-                    value = value.float() if value.is_floating_point() else value
-                    collected[name].append(value.cpu().numpy())
+                outputs = forward(model, tensors, output_names)
+                collected.append({name: _array(value) for name, value in outputs.items()})
                 targets.append(wanted)
     finally:
         model.train(training)
-    return {name: np.concatenate(values) for name, values in collected.items()}, np.concatenate(targets)
+    return joined(collected), np.concatenate(targets)
+
+
+def _array(value: torch.Tensor) -> Array:
+    array: Array = (value.float() if value.is_floating_point() else value).cpu().numpy()
+    return array
 
 
 def score(model: torch.nn.Module, task: Task, part: Part) -> float:
