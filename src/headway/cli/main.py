@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, cache, convert, inspect, pack, profile, registry, serve, ship
+from headway.cli import bundle, cache, convert, inspect, pack, profile, registry, serve, ship, train
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(ship.ship)
+app.command()(train.train)
 app.command()(pack.pack)
 app.command()(profile.profile)
 app.command()(serve.serve)

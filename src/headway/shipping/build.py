@@ -6,7 +6,7 @@ Every stage's result is kept in the store, so that variants share what they have
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -33,6 +33,8 @@ from headway.tasks.loading import load_function, source_digest
 
 if TYPE_CHECKING:
     import torch
+
+    from headway.train.world import World
 
 _WEIGHTS, _RECORD = "weights.safetensors", "record.json"
 _TOOLS = ("headway", "torch", "onnx", "onnxscript", "onnxruntime", "torch-pruning")
@@ -80,6 +82,22 @@ def identify(recipe: Recipe, task: Task, source_sha256: str) -> Identity:
     )
 
 
+def train_here(
+    recipe: Recipe, task: Task, weights: Path, checkpoints: Path, progress: Progress, world: "World | None" = None
+) -> None:
+    """Train the recipe's model; the first process writes `weights`, and how it went beside it, as `.json`."""
+    from headway.train.loop import fit
+    from headway.train.weights import save_weights
+    from headway.train.world import ALONE
+
+    world, settings = world or ALONE, recipe.config.train
+    model = build_model(task, settings.seed)
+    result = fit(model, task, settings, folder=checkpoints, progress=progress, world=world)
+    if world.rank == 0:
+        save_weights(model, weights)
+        write_atomic(weights.with_suffix(".json"), json.dumps(result.document(), indent=2))
+
+
 class Builder:
     """Builds variants of one recipe.
 
@@ -89,9 +107,19 @@ class Builder:
         identity: what results depend on.
         store: where they are kept.
         progress: told of long work.
+        trainer: trains the model in other processes, as `train_here` does in this one; None trains here.
     """
 
-    def __init__(self, recipe: Recipe, task: Task, identity: Identity, store: Store, progress: Progress) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        identity: Identity,
+        store: Store,
+        progress: Progress,
+        trainer: Callable[[Path, Path], None] | None = None,
+    ) -> None:
+        self._trainer = trainer
         self.recipe, self.task, self.store, self.progress = recipe, task, store, progress
         self._identity = identity.key()
         self._threads = recipe.config.target.threads
@@ -139,13 +167,10 @@ class Builder:
         return folders
 
     def _train(self, out: Path, scratch: Path) -> None:
-        from headway.train.loop import fit
-        from headway.train.weights import save_weights
-
-        model = build_model(self.task, self.recipe.config.train.seed)
-        result = fit(model, self.task, self.recipe.config.train, folder=scratch, progress=self.progress)
-        save_weights(model, out / _WEIGHTS)
-        write_atomic(out / _RECORD, json.dumps(result.document(), indent=2))
+        if self._trainer is not None:
+            self._trainer(out / _WEIGHTS, scratch)
+        else:
+            train_here(self.recipe, self.task, out / _WEIGHTS, scratch, self.progress)
 
     def _load(self, out: Path, scratch: Path) -> None:
         from headway.train.weights import load_weights, save_weights

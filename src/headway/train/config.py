@@ -7,11 +7,22 @@ from pydantic import Field
 from headway.core.config import Config
 
 
+class Parallel(Config):
+    """How the processes of `headway train --nproc` share the work; the four numbers multiply to their count."""
+
+    data: Literal["auto"] | int = Field(
+        "auto", description="Copies of the model, each with its rows of a batch; `auto` takes what is left."
+    )
+    shard: int = Field(1, ge=1, description="Processes over which one copy's weights and optimizer are spread (FSDP2).")
+    tensor: int = Field(1, ge=1, description="Processes that share each layer.")
+    pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers.")
+
+
 class TrainConfig(Config):
     """Training with AdamW or SGD under a warm-up and cosine schedule."""
 
     epochs: float = Field(8, gt=0, le=1_000_000, description="Passes over the training part; a fraction is allowed.")
-    batch_size: int = Field(128, ge=1, le=2**20, description="Rows a step and process, before accumulation.")
+    batch_size: int = Field(128, ge=1, le=2**20, description="Rows a step, over all processes, before accumulation.")
     accumulate: int = Field(1, ge=1, le=2**20, description="Batches whose gradients are added up before a step.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="`auto` takes bf16 where the device computes it natively, else fp32. fp16 scales the loss."
@@ -23,6 +34,10 @@ class TrainConfig(Config):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="After the warm-up.")
     clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; null leaves gradients as they are.")
+    parallel: Parallel = Field(Parallel(), description="How several processes share the work.")
+    compress: Literal["none", "fp16", "bf16", "powersgd"] = Field(
+        "none", description="How gradients are sent between copies of the model; all but `none` lose some of them."
+    )
     checkpoint_seconds: float = Field(
         30, gt=0, description="Seconds between checkpoints; one is also written at each epoch's end and on Ctrl-C."
     )

@@ -1,10 +1,11 @@
-"""The training loop: one process, one clear loop.
+"""The training loop: one clear loop, for one process or many.
 
 Everything a step does follows from its number (`plan.py`), so a checkpoint is the weights, the optimizer, the random
 numbers and that number, and a resumed run ends with the same bits as one that was never disturbed.
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -26,11 +27,15 @@ from headway.tasks.parts import Inputs, Part
 from headway.tasks.seeding import seeded
 from headway.train import checkpoint
 from headway.train.config import TrainConfig
+from headway.train.parallel import gradients, spread
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
 from headway.train.result import Epoch, TrainResult
 from headway.train.scope import Interrupts, threads
+from headway.train.traffic import Traffic
+from headway.train.world import ALONE, World
 
+_INDECISIVE = {"checkpoint_seconds", "threads", "device", "precision", "parallel"}
 _LEAST_SCALE = 2.0**-10  # fp16 gradients that overflow even so are not an accident of one batch
 
 
@@ -42,6 +47,7 @@ def fit(
     folder: Path | None = None,
     progress: Progress = SILENT,
     title: str = "train",
+    world: World = ALONE,
 ) -> TrainResult:
     """Train `model` in place on the task's training part; it comes back in evaluation mode, on the device it was on.
 
@@ -53,12 +59,14 @@ def fit(
         folder: where checkpoints lie. A run that finds one of its own goes on from there, and one that was finished
             returns at once; another run's, or a damaged one, is passed over. None keeps no checkpoints.
         title: of the progress bar.
+        world: the processes that train together; each calls this with the same model, task and configuration.
 
     Raises:
         DataError: the training part is empty, or a batch holds NaN or infinity.
         TaskError: the loss or a gradient is no longer finite, or the user's code raises.
         ConfigError: there is no such device here.
         StorageError: a checkpoint could not be written.
+        WorkerError: another process was lost.
     """
     if len(task.parts.train) == 0:
         raise DataError("the training part is empty", where="train")
@@ -67,8 +75,9 @@ def fit(
     home = next(model.parameters()).device
     with ExitStack() as scope:
         scope.enter_context(threads(config.threads))
-        scope.enter_context(seeded(config.seed))
-        run = _Run.start(model, task, config, folder)
+        scope.enter_context(seeded((config.seed + world.rank) % 2**32))  # each share is augmented in its own way
+        scope.enter_context(world.watch())
+        run = _Run.start(model, task, config, folder, world)
         try:
             run.resume(progress)
             with progress.work(title, run.plan.steps) as bar:
@@ -103,11 +112,16 @@ class _Run:
     scaler: torch.amp.GradScaler
     key: str
     channels_last: bool
+    world: World
+    net: torch.nn.Module
+    traffic: Traffic | None
     state: _State = field(default_factory=_State)
     resumed: int = 0
 
     @classmethod
-    def start(cls, model: torch.nn.Module, task: Task, config: TrainConfig, folder: Path | None) -> "_Run":
+    def start(
+        cls, model: torch.nn.Module, task: Task, config: TrainConfig, folder: Path | None, world: World
+    ) -> "_Run":
         precision = choose(config)
         key = _key(model, task.parts.train, config, precision) if folder else ""
         model.to(precision.device).train()
@@ -115,6 +129,7 @@ class _Run:
         channels_last = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
         if channels_last:
             _lay_out(model, torch.channels_last)
+        net, traffic = spread(model, world, config.compress)
         return cls(
             model=model,
             task=task,
@@ -125,6 +140,9 @@ class _Run:
             scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.scaled),
             key=key,
             channels_last=channels_last,
+            world=world,
+            net=net,
+            traffic=traffic,
         )
 
     def resume(self, progress: Progress) -> None:
@@ -170,10 +188,13 @@ class _Run:
                 if ended:
                     self.end_epoch()
                 state.step += 1
-                if ended or interrupts.pending or time.monotonic() - saved > config.checkpoint_seconds:
+                overdue = time.monotonic() - saved > config.checkpoint_seconds
+                stop, due = self.world.agree(interrupts.pending is not None, overdue)
+                if ended or stop or due:
                     self.save()
                     saved = time.monotonic()
-                if interrupts.pending:
+                if stop:
+                    interrupts.pending = interrupts.pending or signal.SIGTERM  # where another process was told
                     interrupts.deliver()
 
     def step(self) -> int:
@@ -185,18 +206,21 @@ class _Run:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.precision.device)
-        for batch in batches:
-            inputs, targets = self.task.parts.train.batch(batch)
-            loss = self._loss(inputs, targets) * (len(batch) / rows)
-            torch.autograd.backward(self.scaler.scale(loss))
+        for number, batch in enumerate(batches, 1):
+            mine, weight = self.world.share(batch)
+            inputs, targets = self.task.parts.train.batch(mine)
+            with gradients(self.net, last=number == len(batches)):
+                loss = self._loss(inputs, targets) * (weight * len(batch) / rows)
+                torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
-                raise self._not_finite("the loss", inputs, batch.tolist())
+                raise self._not_finite("the loss", inputs, mine.tolist())
+        total = self.world.settle(total, self.model)
         self.scaler.unscale_(self.optimizer)
         limit = self.plan.config.clip or math.inf  # without a limit the norm still tells whether gradients are finite
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
         if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE):
-            raise self._not_finite("a gradient", inputs, batch.tolist())
+            raise self._not_finite("a gradient", inputs, mine.tolist())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.state.loss_sum += total.item() * rows
@@ -211,7 +235,7 @@ class _Run:
         tensors = {name: self._place(value) for name, value in tensors.items()}
         wanted = torch.from_numpy(targets).to(device)
         with self.precision.autocast():
-            outputs = _users("the model", forward, self.model, tensors, self.task.output_names)
+            outputs = _users("the model", forward, self.net, tensors, self.task.output_names)
         outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
         loss = _users("the loss", self.task.loss or cross_entropy, outputs, wanted)
         if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
@@ -257,6 +281,8 @@ class _Run:
             reason=self.precision.reason,
             resumed=self.resumed,
             history=tuple(self.state.history),
+            processes=self.world.size,
+            communication=self.traffic.told(self.state.step - self.resumed) if self.traffic else None,
         )
 
 
@@ -267,7 +293,7 @@ def _lengths(part: Part) -> tuple[int, ...]:
 
 def _key(model: torch.nn.Module, part: Part, config: TrainConfig, precision: Precision) -> str:
     """Digest of what decides the outcome: a checkpoint of anything else is not this run's."""
-    decisive = config.model_dump(mode="json", exclude={"checkpoint_seconds", "threads", "device", "precision"})
+    decisive = config.model_dump(mode="json", exclude=_INDECISIVE)
     decisive |= {"precision": precision.name, "start": checkpoint.state_digest(model.state_dict())}
     return digest_json({**decisive, "data": part.digest()})
 

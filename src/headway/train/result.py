@@ -22,6 +22,23 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Communication:
+    """What a step's gradients cost on the wire, on average, as this process saw it.
+
+    Attributes:
+        bytes: sent by each process of a ring.
+        seconds: from a bucket's start to its end, summed up; the backward pass goes on meanwhile.
+        bandwidth: bytes/s.
+        efficiency: share of the bandwidth that one all-reduce of 8 MiB reached when the run began.
+    """
+
+    bytes: float
+    seconds: float
+    bandwidth: float
+    efficiency: float
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What training came to.
 
@@ -35,6 +52,8 @@ class TrainResult:
         reason: why that precision and device.
         resumed: the step it went on from; 0 where it began afresh.
         history: one entry an epoch.
+        processes: that trained together, in the last piece.
+        communication: between copies of the model, in the last piece.
     """
 
     epochs: float
@@ -46,6 +65,8 @@ class TrainResult:
     reason: str
     resumed: int
     history: tuple[Epoch, ...]
+    processes: int = 1
+    communication: Communication | None = None
 
     def document(self) -> dict[str, Any]:
         """As JSON has it, for a bundle's lineage."""
