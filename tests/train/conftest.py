@@ -83,7 +83,7 @@ def together() -> Iterator[Together]:
     answer, by rank. They are forked off a process that has imported torch, which is quicker by seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed.checkpoint", "headway.train.loop", "sklearn.datasets"])
+    context.set_forkserver_preload(["torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp", "headway.train.loop", "sklearn.datasets"])
     context.Process(target=os.getpid).start()  # so that the server is there before a test counts its children
 
     def run(processes: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -63,3 +63,26 @@ def test_what_is_sent_is_what_a_ring_sends(together: Together) -> None:
     assert told.bytes == 4 * sum(value.size for value in state.values())  # 2(n-1)/n is 1 for two
     assert told.bandwidth == pytest.approx(told.bytes / told.seconds)
     assert told.efficiency > 0
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [
+        (2, {"parallel": {"shard": 2}}),
+        (2, {"parallel": {"shard": 2}, "batch_size": 5, "accumulate": 3, "checkpoint_activations": "full", "optimizer": "sgd"}),
+        (4, {"parallel": {"data": 2, "shard": 2}}),
+    ],
+)
+def test_shards_learn_what_one_process_learns(together: Together, processes: int, settings: dict[str, object]) -> None:
+    alone, _ = trained_blocks({"batch_size": 16, **settings, "parallel": {}, "checkpoint_activations": "none"})
+    found = together(processes, trained_blocks, settings)
+    for state, _ in found:
+        _close(alone, state)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_shards_learn_in_16_bits(together: Together, precision: str) -> None:
+    settings: dict[str, object] = {"epochs": 10, "precision": precision, "parallel": {"shard": 2}, "lr": 1e-2}
+    (state, result), _ = together(2, trained_blocks, settings)
+    assert result.loss < 0.5 * result.history[0].loss
+    assert all(value.dtype == np.float32 for value in state.values())

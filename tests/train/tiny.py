@@ -1,5 +1,9 @@
 """Models and runs that several processes can be asked for by name."""
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headway.core.errors import StorageError
 from headway.tasks import Arrays, Parts, Task
 from headway.tasks.factory import build_model
 from headway.train.config import TrainConfig
@@ -69,3 +74,61 @@ def trained_blocks(
 ) -> tuple[State, TrainResult]:
     """The run that most tests ask for."""
     return trained(blocks(rows, drop), config(**settings), folder)
+
+
+class Halting:
+    """A progress that asks one process to stop after some steps, as the machine's owner would."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+        self.said: list[str] = []
+
+    @contextmanager
+    def work(self, title: str, total: float) -> Iterator["Halting"]:
+        yield self
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.left -= 1 if note else 0
+        if self.left == 0 and os.environ.get("RANK", "1") == "1":
+            signal.raise_signal(signal.SIGTERM)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def stopped_blocks(settings: dict[str, object], folder: Path, after: int, drop: float = 0.0) -> int | None:
+    """The same run, stopped by SIGTERM to one of its processes; its exit code as the command line has it."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    task = blocks(drop=drop)
+    try:
+        with join(config(**settings)) as world:
+            fit(build_model(task), task, config(**settings), folder=folder, progress=Halting(after), world=world)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return None
+
+
+def told_blocks(settings: dict[str, object], folder: Path) -> tuple[State, TrainResult, list[str]]:
+    """The same run, and what it says."""
+    told, task = Halting(-1), blocks()
+    model = build_model(task)
+    with join(config(**settings)) as world:
+        result = fit(model, task, config(**settings), folder=folder, progress=told, world=world)
+    return {name: value.numpy() for name, value in model.state_dict().items()}, result, told.said
+
+
+def failing_save(settings: dict[str, object], folder: Path) -> str:
+    """What a run says whose disk is full."""
+    task = blocks()
+    with join(config(**settings)) as world:
+        try:
+            fit(build_model(task), task, config(**settings), folder=folder, world=world)
+        except StorageError as error:
+            return str(error)
+    return ""

@@ -38,9 +38,15 @@ class TrainConfig(Config):
     compress: Literal["none", "fp16", "bf16", "powersgd"] = Field(
         "none", description="How gradients are sent between copies of the model; all but `none` lose some of them."
     )
+    checkpoint_activations: Literal["none", "full", "selective"] = Field(
+        "none",
+        description="What the backward pass computes anew, to save memory: every activation inside the model's repeated "
+        "blocks, or all but what products and convolutions return.",
+    )
     checkpoint_seconds: float = Field(
         30, gt=0, description="Seconds between checkpoints; one is also written at each epoch's end and on Ctrl-C."
     )
+    keep_checkpoints: int = Field(2, ge=1, le=10_000, description="Of several processes; one process alone keeps one.")
     device: str = Field("auto", description="`auto`, `cpu`, or an accelerator as torch names it.")
     threads: int | None = Field(
         None,

@@ -25,9 +25,10 @@ from headway.tasks import Task
 from headway.tasks.factory import user_error
 from headway.tasks.parts import Inputs, Part
 from headway.tasks.seeding import seeded
-from headway.train import checkpoint
+from headway.train import checkpoint, dcp
+from headway.train.blocks import recomputed
 from headway.train.config import TrainConfig
-from headway.train.parallel import gradients, spread
+from headway.train.parallel import copied, gather, gradients, sharded, whole
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
 from headway.train.result import Epoch, TrainResult
@@ -35,7 +36,7 @@ from headway.train.scope import Interrupts, threads
 from headway.train.traffic import Traffic
 from headway.train.world import ALONE, World
 
-_INDECISIVE = {"checkpoint_seconds", "threads", "device", "precision", "parallel"}
+_INDECISIVE = {"checkpoint_seconds", "threads", "device", "precision", "parallel", "checkpoint_activations", "keep_checkpoints"}
 _LEAST_SCALE = 2.0**-10  # fp16 gradients that overflow even so are not an accident of one batch
 
 
@@ -77,12 +78,15 @@ def fit(
         scope.enter_context(threads(config.threads))
         scope.enter_context(seeded((config.seed + world.rank) % 2**32))  # each share is augmented in its own way
         scope.enter_context(world.watch())
+        scope.enter_context(recomputed(model, config.checkpoint_activations))
         run = _Run.start(model, task, config, folder, world)
         try:
             run.resume(progress)
             with progress.work(title, run.plan.steps) as bar:
                 run.train(bar)
+            gather(run.model, model)
         finally:
+            run.close()
             model.to(device=home).eval()
             _lay_out(model, torch.contiguous_format)
         return run.result()
@@ -115,6 +119,7 @@ class _Run:
     world: World
     net: torch.nn.Module
     traffic: Traffic | None
+    writer: dcp.Writer | None
     state: _State = field(default_factory=_State)
     resumed: int = 0
 
@@ -129,7 +134,8 @@ class _Run:
         channels_last = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
         if channels_last:
             _lay_out(model, torch.channels_last)
-        net, traffic = spread(model, world, config.compress)
+        model = sharded(model, world, precision)
+        net, traffic = copied(model, world, config)
         return cls(
             model=model,
             task=task,
@@ -143,34 +149,54 @@ class _Run:
             world=world,
             net=net,
             traffic=traffic,
+            writer=dcp.Writer(folder, key, world, config.keep_checkpoints) if folder and world.size > 1 else None,
         )
 
     def resume(self, progress: Progress) -> None:
         """Go on from the checkpoint, where there is a sound one of this very run."""
         if self.folder is None:
             return
+        saved = self._several(progress) if self.writer or dcp.present(self.folder) else self._single(progress)
+        if saved is None:
+            return
+        self.scaler.load_state_dict(saved["scaler"])
+        done = saved["progress"]
+        self.state = _State(**{**done, "history": [Epoch(**epoch) for epoch in done["history"]]})
+        self.resumed = self.state.step
+        progress.say(f"going on from step {self.resumed} of {self.plan.steps}")
+
+    def _several(self, progress: Progress) -> dict[str, Any] | None:
+        assert self.folder is not None  # noqa: S101  (the caller has looked)
+        found = dcp.find(self.folder, self.key, self.world, progress.say)
+        if found is None:
+            return None
+        found.restore(self.model, self.optimizer, self.precision.device, self.world.rank)
+        return found.state
+
+    def _single(self, progress: Progress) -> dict[str, Any] | None:
+        assert self.folder is not None  # noqa: S101  (the caller has looked)
         try:
             found = checkpoint.read(self.folder)
         except FormatError as error:
             progress.say(f"{error}\n  Training begins afresh.")
-            return
+            return None
         if found is None:
-            return
+            return None
         if found.run != self.key:
             progress.say(f"{self.folder / checkpoint.NAME}: of another run; training begins afresh")
-            return
+            return None
         found.restore(self.model, self.optimizer, self.scaler, self.precision.device)
-        saved = found.state["progress"]
-        self.state = _State(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
-        self.resumed = self.state.step
-        progress.say(f"going on from step {self.resumed} of {self.plan.steps}")
+        return found.state
 
     def save(self) -> None:
         """Write a checkpoint, where they are kept."""
-        if self.folder is not None:
-            state = {"progress": asdict(self.state)}
-            device = self.precision.device
+        state, device = {"progress": asdict(self.state)}, self.precision.device
+        if self.writer is not None:
+            state["scaler"] = self.scaler.state_dict()
+            self.writer.start(self.state.step, state, self.model, self.optimizer, device)
+        elif self.folder is not None:
             checkpoint.write(self.folder, self.key, state, self.model, self.optimizer, self.scaler, device)
+            dcp.clear(self.folder)
 
     def train(self, bar: Bar) -> None:
         """Every step that is left."""
@@ -193,6 +219,8 @@ class _Run:
                 if ended or stop or due:
                     self.save()
                     saved = time.monotonic()
+                if self.writer is not None and (stop or state.step == plan.steps):
+                    self.writer.wait()
                 if stop:
                     interrupts.pending = interrupts.pending or signal.SIGTERM  # where another process was told
                     interrupts.deliver()
@@ -218,7 +246,7 @@ class _Run:
         total = self.world.settle(total, self.model)
         self.scaler.unscale_(self.optimizer)
         limit = self.plan.config.clip or math.inf  # without a limit the norm still tells whether gradients are finite
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)).item()
         if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE):
             raise self._not_finite("a gradient", inputs, mine.tolist())
         self.scaler.step(self.optimizer)
@@ -267,6 +295,11 @@ class _Run:
         lr = self.plan.lr(state.step)
         state.history.append(Epoch(done, state.loss_sum / state.loss_rows, lr, state.seconds - before))
         state.loss_sum, state.loss_rows = 0.0, 0
+
+    def close(self) -> None:
+        """Leave no thread behind."""
+        if self.writer is not None:
+            self.writer.close()
 
     def result(self) -> TrainResult:
         """What `fit` returns."""

@@ -44,6 +44,11 @@ class World:
     mesh: "DeviceMesh | None" = None
     files: dist.ProcessGroup | None = None
 
+    @property
+    def shards(self) -> int:
+        """Processes over which one copy of the model is spread."""
+        return 1 if self.mesh is None else self.mesh["shard"].size()
+
     def share(self, batch: Indices) -> tuple[Indices, float]:
         """This process's rows of `batch`, and the weight of their mean: over all processes, weights average 1.
 
@@ -78,7 +83,7 @@ class World:
         if self.size == 1:
             return wishes
         votes = torch.tensor(wishes, dtype=torch.int32)
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.files)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return tuple(map(bool, votes.tolist()))
 
     @contextmanager
