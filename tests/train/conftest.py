@@ -67,7 +67,9 @@ def told() -> Told:
 Together = Callable[..., list[Any]]
 
 
-def _work(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], answer: Connection) -> None:
+def _work(
+    work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], answer: Connection
+) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     try:
@@ -83,7 +85,15 @@ def together() -> Iterator[Together]:
     answer, by rank. They are forked off a process that has imported torch, which is quicker by seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp", "headway.train.loop", "sklearn.datasets"])
+    context.set_forkserver_preload(
+        [
+            "torch._dynamo",
+            "torch.distributed.checkpoint",
+            "torch.distributed.fsdp",
+            "headway.train.loop",
+            "sklearn.datasets",
+        ]
+    )
     context.Process(target=os.getpid).start()  # so that the server is there before a test counts its children
 
     def run(processes: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -49,9 +49,7 @@ def test_a_stopped_run_goes_on_with_other_processes(
 
 
 @pytest.mark.parametrize("settings", [_SGD, _SHARDS])
-def test_random_numbers_go_on_in_every_process(
-    together: Together, tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_random_numbers_go_on_in_every_process(together: Together, tmp_path: Path, settings: dict[str, object]) -> None:
     (expected, _), _ = together(2, trained_blocks, settings, None, 61, 0.3)
     assert together(2, stopped_blocks, settings, tmp_path, 6, 0.3) == [130, 130]
     (state, result), _ = together(2, trained_blocks, settings, tmp_path, 61, 0.3)

@@ -39,9 +39,7 @@ def test_two_copies_learn_what_one_process_learns(together: Together, rows: int,
 
 
 @pytest.mark.parametrize(("compress", "share", "error"), [("fp16", 0.5, 1e-3), ("bf16", 0.5, 1e-2)])
-def test_gradients_in_16_bits_are_half_the_bytes(
-    together: Together, compress: str, share: float, error: float
-) -> None:
+def test_gradients_in_16_bits_are_half_the_bytes(together: Together, compress: str, share: float, error: float) -> None:
     (plain, all_of), _ = together(2, trained_blocks, {"optimizer": "sgd"})
     (small, some), _ = together(2, trained_blocks, {"optimizer": "sgd", "compress": compress})
     assert some.communication.bytes == pytest.approx(share * all_of.communication.bytes)
@@ -69,7 +67,16 @@ def test_what_is_sent_is_what_a_ring_sends(together: Together) -> None:
     ("processes", "settings"),
     [
         (2, {"parallel": {"shard": 2}}),
-        (2, {"parallel": {"shard": 2}, "batch_size": 5, "accumulate": 3, "checkpoint_activations": "full", "optimizer": "sgd"}),
+        (
+            2,
+            {
+                "parallel": {"shard": 2},
+                "batch_size": 5,
+                "accumulate": 3,
+                "checkpoint_activations": "full",
+                "optimizer": "sgd",
+            },
+        ),
         (4, {"parallel": {"data": 2, "shard": 2}}),
     ],
 )

@@ -35,9 +35,7 @@ def train(
     if launched():
         from headway.shipping.train import work
 
-        reported(
-            lambda: work(recipe, out=out_file, checkpoints=checkpoints, overrides=settings or (), progress=Bars())
-        )
+        reported(lambda: work(recipe, out=out_file, checkpoints=checkpoints, overrides=settings or (), progress=Bars()))
         return
     from headway.shipping.train import train as run
 

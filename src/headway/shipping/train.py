@@ -85,7 +85,9 @@ def train(
     return Trained(target, json.loads(record))
 
 
-def work(recipe: Path, *, out: Path | None, checkpoints: Path | None, overrides: Sequence[str], progress: Progress) -> None:
+def work(
+    recipe: Path, *, out: Path | None, checkpoints: Path | None, overrides: Sequence[str], progress: Progress
+) -> None:
     """The same in a process that torchrun started; the first of them writes the weights.
 
     Args:

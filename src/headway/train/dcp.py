@@ -7,6 +7,7 @@ as well; so a run may go on with more processes or fewer. Nothing is unpickled.
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,10 +49,14 @@ class Found:
         state = checkpoint.empty_optimizer_state(optimizer, _shapes(reader))
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"optimizer.{i}.{name}": value for i, values in state.items() for name, value in values.items()}
-        load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process reads alone
+            load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         if (drawn := self.state["random"].get(str(rank))) is not None:
-            words = {name: torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8) for name, text in drawn[1].items()}
+            words = {
+                name: torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8) for name, text in drawn[1].items()
+            }
             checkpoint.restore_random(drawn[0], words, device)
 
 

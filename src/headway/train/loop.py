@@ -36,7 +36,15 @@ from headway.train.scope import Interrupts, threads
 from headway.train.traffic import Traffic
 from headway.train.world import ALONE, World
 
-_INDECISIVE = {"checkpoint_seconds", "threads", "device", "precision", "parallel", "checkpoint_activations", "keep_checkpoints"}
+_INDECISIVE = {
+    "checkpoint_seconds",
+    "threads",
+    "device",
+    "precision",
+    "parallel",
+    "checkpoint_activations",
+    "keep_checkpoints",
+}
 _LEAST_SCALE = 2.0**-10  # fp16 gradients that overflow even so are not an accident of one batch
 
 
