@@ -83,6 +83,8 @@ def reference() -> str:
     parts = [HEAD.format(example=example), *section("Top level", RecipeConfig)]
     for title, model in {"task": TaskRef, "model": ModelRef, "train": TrainConfig, "target": Target}.items():
         parts += section(f"`{title}`", model)
+        for key, inner in nested(model):
+            parts += section(f"`{title}.{key}`", inner)
     for name in plugins.names("headway.steps"):
         config = plugins.load("headway.steps", name).Config
         parts += section(f"Step `{name}`", config)

@@ -80,7 +80,7 @@ def _work(
 
 
 @pytest.fixture(scope="module")
-def together() -> Iterator[Together]:
+def together() -> Together:
     """`together(processes, work, *arguments)` runs `work` in so many processes, as torchrun would, and gives each one's
     answer, by rank. They are forked off a process that has imported torch, which is quicker by seconds.
     """
@@ -116,7 +116,7 @@ def together() -> Iterator[Together]:
         assert not failed, "\n".join(failed)
         return [value for value, _ in found]
 
-    yield run
+    return run
 
 
 def _answer(answer: Connection) -> tuple[Any, str | None]:

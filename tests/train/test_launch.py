@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.train.tiny import State
+from headway.core.progress import SILENT
+from headway.shipping.train import work
 
 Together = Callable[..., list[Any]]
 
@@ -27,6 +28,9 @@ from headway.tasks import Task, split
 HERE = Path(__file__).parent
 seen = 0
 
+def net():
+    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 2))
+
 def task(kill=0, fail=0):
     values = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
 
@@ -40,8 +44,7 @@ def task(kill=0, fail=0):
             raise ValueError("the file of row 7 is damaged")
         return {"x": inputs["x"] + 0.1 * torch.randn(inputs["x"].shape)}
 
-    return Task(parts=split({"x": values}, (values.sum(1) > 0).astype(np.int64)), augment=augment,
-                model=lambda: torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 2)))
+    return Task(parts=split({"x": values}, (values.sum(1) > 0).astype(np.int64)), model=net, augment=augment)
 """
 _RECIPE = """
 name: tiny
@@ -62,19 +65,10 @@ def _command(project: Path, *arguments: str, start: tuple[str, ...] = ()) -> sub
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
-def _undisturbed(project: Path) -> State:
+def _undisturbed(project: Path) -> None:
     """What two processes come to that nobody kills."""
-    from headway.shipping.train import work
-
     os.chdir(project)
-    work(Path("tiny.yaml"), out=project / "whole.safetensors", checkpoints=None, overrides=(), progress=_silent())
-    return {}
-
-
-def _silent() -> Any:
-    from headway.core.progress import SILENT
-
-    return SILENT
+    work(Path("tiny.yaml"), out=project / "whole.safetensors", checkpoints=None, overrides=(), progress=SILENT)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tests.train.tiny import State, trained_blocks
 
 Together = Callable[..., list[Any]]
@@ -17,8 +16,8 @@ def _close(one: State, other: State, tolerance: float = 2e-6) -> None:
         np.testing.assert_allclose(other[name], value, atol=tolerance, err_msg=name)
 
 
-# 61 rows in batches of 16 leave 13, which two processes do not share evenly; 49 leave one, which joins the batch before;
-# of 18 rows the last batch is of two, too few to be cut.
+# 61 rows in batches of 16 leave 13, which two processes do not share evenly; 49 leave one, which joins the batch
+# before; of 18 rows the last batch is of two, too few to be cut.
 @pytest.mark.parametrize(
     ("rows", "settings"),
     [

@@ -39,8 +39,15 @@ def train(
         return
     from headway.shipping.train import train as run
 
-    given = {"overrides": settings or (), "processes": processes, "restarts": restarts, "fresh": fresh}
-    trained = run(recipe, out=out_file, progress=Bars(), **given)
+    trained = run(
+        recipe,
+        out=out_file,
+        overrides=settings or (),
+        processes=processes,
+        restarts=restarts,
+        fresh=fresh,
+        progress=Bars(),
+    )
     if json:
         emit({"weights": str(trained.weights), **trained.record})
         return

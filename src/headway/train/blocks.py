@@ -8,7 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from headway.core.errors import ConfigError
 
@@ -75,8 +79,8 @@ _DEAR: tuple[Callable[..., Any], ...] = (
 def _contexts(block: nn.Module, kind: Kind) -> _Contexts:
     if kind == "full":
         return nullcontext(), _norms_at_rest(block)
-    first, again = create_selective_checkpoint_contexts(_policy)
-    return first, _both(again, _norms_at_rest(block))
+    first, again = create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
+    return first, _both(_norms_at_rest(block), again)  # what keeps statistics is not watched
 
 
 def _policy(context: object, operation: Callable[..., Any], *arguments: Any, **named: Any) -> CheckpointPolicy:
@@ -92,11 +96,9 @@ def _both(one: AbstractContextManager[Any], other: AbstractContextManager[Any]) 
 @contextmanager
 def _norms_at_rest(block: nn.Module) -> Iterator[None]:
     """Running statistics have taken the batch in already: computed anew, it must not count twice."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [(value, value.clone()) for m in block.modules() if isinstance(m, _BatchNorm) for value in m.buffers()]
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for value, before in kept:
+            value.data.copy_(before)

@@ -148,7 +148,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, t
 def empty_optimizer_state(
     optimizer: torch.optim.Optimizer, shapes: Mapping[str, tuple[torch.Size, torch.dtype]]
 ) -> dict[int, dict[str, torch.Tensor]]:
-    """Tensors to be filled, for each name `optimizer.N.*` among `shapes`; those of a parameter's shape lie as it does."""
+    """Tensors to fill, for each `optimizer.N.*` among `shapes`; those of a parameter's shape lie as it does."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, (shape, dtype) in shapes.items():

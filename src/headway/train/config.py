@@ -40,8 +40,8 @@ class TrainConfig(Config):
     )
     checkpoint_activations: Literal["none", "full", "selective"] = Field(
         "none",
-        description="What the backward pass computes anew, to save memory: every activation inside the model's repeated "
-        "blocks, or all but what products and convolutions return.",
+        description="What the backward pass computes anew, to save memory: every activation inside the model's "
+        "repeated blocks, or all but what products and convolutions return.",
     )
     checkpoint_seconds: float = Field(
         30, gt=0, description="Seconds between checkpoints; one is also written at each epoch's end and on Ctrl-C."

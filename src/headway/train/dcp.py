@@ -1,8 +1,8 @@
 """Checkpoints of several processes, through torch's DCP: each writes its own shards, and any number of them reads.
 
 A checkpoint is a fresh folder `step-N` of safetensors files, and `checkpoint.json`, which is written last: a folder
-without it was never finished. Tensors are called as in the single file of one process (`checkpoint.py`), which DCP reads
-as well; so a run may go on with more processes or fewer. Nothing is unpickled.
+without it was never finished. Tensors are called as in the single file of one process (`checkpoint.py`), which DCP
+reads as well; so a run may go on with more processes or fewer. Nothing is unpickled.
 """
 
 import json
@@ -43,7 +43,8 @@ class Found:
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, rank: int
     ) -> None:
         """Fill the tensors, each process its own shards; a process that was not there before draws afresh."""
-        from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         reader = HuggingFaceStorageReader(str(self.path))
         state = checkpoint.empty_optimizer_state(optimizer, _shapes(reader))
@@ -119,8 +120,9 @@ class Writer:
         self._thread.shutdown(wait=False)
 
     def _write(self, path: Path, about: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
         from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         try:
             with storage_errors(creating=True):

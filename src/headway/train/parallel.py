@@ -66,11 +66,12 @@ def gradients(net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     """Around a batch's forward and backward pass: only the `last` one of a step exchanges gradients."""
     if isinstance(net, DistributedDataParallel) and not last:
         return net.no_sync()
-    if hasattr(net, "set_requires_gradient_sync"):  # FSDP2's
-        net.set_requires_gradient_sync(last)
+    if (synchronise := getattr(net, "set_requires_gradient_sync", None)) is not None:  # FSDP2's
+        synchronise(last)
     return nullcontext()
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
     """A tensor that may lie in shards over the processes, on each of them."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
+    found: torch.Tensor = getattr(value, "full_tensor", lambda: value)()
+    return found

@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 import torch
 from torch import distributed as dist
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 
 from headway.train.result import Communication
 
 Reduced = torch.futures.Future[torch.Tensor]
-Reduce = Callable[[dist.GradBucket], tuple[Reduced, int]]  # the average to come, and the bytes that stand for it
+Reduce = Callable[[GradBucket], tuple[Reduced, int]]  # the average to come, and the bytes that stand for it
 _PROBE = 2**21  # fp32 values, 8 MiB: large enough that the link's bandwidth counts and not its delay
 _EXACT_STEPS = 10  # of PowerSGD: early gradients turn fast, and a low rank would not follow them
 _RANK = 2
@@ -36,7 +37,7 @@ class Traffic:
         self._bytes = self._seconds = 0.0
         self._link = self._probe()
 
-    def hook(self, state: object, bucket: dist.GradBucket) -> Reduced:
+    def hook(self, state: object, bucket: GradBucket) -> Reduced:
         """One bucket of gradients to their average."""
         began = time.perf_counter()
         reduced, size = self._reduce(bucket)
@@ -78,7 +79,7 @@ def _fp16(group: dist.ProcessGroup) -> Reduce:
 
 
 def _bf16(group: dist.ProcessGroup) -> Reduce:
-    def reduce(bucket: dist.GradBucket) -> tuple[Reduced, int]:  # torch's own one insists on NCCL
+    def reduce(bucket: GradBucket) -> tuple[Reduced, int]:  # torch's own one insists on NCCL
         values = bucket.buffer()
         small = values.to(torch.bfloat16).div_(group.size())
         work = dist.all_reduce(small, group=group, async_op=True)
@@ -91,7 +92,7 @@ def _bf16(group: dist.ProcessGroup) -> Reduce:
 def _powersgd(group: dist.ProcessGroup) -> Reduce:
     state = powerSGD_hook.PowerSGDState(group, matrix_approximation_rank=_RANK, start_powerSGD_iter=_EXACT_STEPS)
 
-    def reduce(bucket: dist.GradBucket) -> tuple[Reduced, int]:
+    def reduce(bucket: GradBucket) -> tuple[Reduced, int]:
         before, values = state.total_numel_after_compression, bucket.buffer()
         reduced = powerSGD_hook.powerSGD_hook(state, bucket)
         sent = state.total_numel_after_compression - before

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headway.core.errors import WorkerError
@@ -21,9 +21,6 @@ from headway.train.config import TrainConfig
 from headway.train.launch import launched
 from headway.train.mix import resolve
 from headway.train.precision import choose
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 _SILENCE = timedelta(minutes=10)  # a process that says nothing for so long is lost
 
@@ -41,7 +38,7 @@ class World:
 
     size: int = 1
     rank: int = 0
-    mesh: "DeviceMesh | None" = None
+    mesh: DeviceMesh | None = None
     files: dist.ProcessGroup | None = None
 
     @property
@@ -73,7 +70,7 @@ class World:
         whole = torch.cat([loss.reshape(1), *(value.flatten().to(loss.dtype) for value in running)])
         dist.all_reduce(whole)
         whole /= self.size
-        mean, *rest = whole.split([1, *(value.numel() for value in running)])
+        mean, *rest = torch.split(whole, [1, *(value.numel() for value in running)])
         for value, average in zip(running, rest, strict=True):
             value.copy_(average.view_as(value))
         return mean.reshape(())
@@ -96,7 +93,7 @@ class World:
                 raise
             raise WorkerError(
                 f"another process was lost, as rank {self.rank} of {self.size} found",
-                remedy="Start the same command again: it goes on from the last checkpoint, with any number of processes.",
+                remedy="Start the same command again: it goes on from the last checkpoint, with as many as there are.",
             ) from error
 
 
@@ -120,7 +117,7 @@ def join(config: TrainConfig) -> Iterator[World]:
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     backend = dist.get_default_backend_for_device(device)
     dist.init_process_group("gloo" if device == "cpu" else f"cpu:gloo,{device}:{backend}", timeout=_SILENCE)
-    mesh = dist.init_device_mesh(device, (mix.data, mix.shard), mesh_dim_names=("data", "shard"))
+    mesh = init_device_mesh(device, (mix.data, mix.shard), mesh_dim_names=("data", "shard"))
     yield World(size, dist.get_rank(), mesh, dist.new_group(backend="gloo"))
     # Only after good work: whoever tidies up after an error tells the others of a loss before anybody knows the cause.
     dist.destroy_process_group()
