@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from headway.compress.searchable import domains
 from headway.core import plugins
 from headway.core.config import Config
 from headway.processing.declaration import INPUT_STAGES, OUTPUT_STAGES
 from headway.shipping.processing import Declared
-from headway.shipping.recipe import ModelRef, RecipeConfig, Target, TaskRef
+from headway.shipping.recipe import AutoConfig, ModelRef, RecipeConfig, Target, TaskRef
 from headway.train.config import TrainConfig
 
 TARGET = Path(__file__).parents[1] / "docs" / "recipe.md"
@@ -65,8 +66,10 @@ def section(title: str, model: type[Config]) -> Iterator[str]:
     yield f"\n## {title}\n\n{inspect.cleandoc(model.__doc__ or '')}\n"
     if model.model_fields:
         yield "\n| key | is | default | means |\n|---|---|---|---|\n"
+    searched = domains(model)
     for name, field in model.model_fields.items():
-        yield f"| `{name}` | {kind(field.annotation)} | {default(field)} | {field.description or ''} |\n"
+        means = f"{field.description or ''}{f' *Searched: {searched[name]}.*' if name in searched else ''}"
+        yield f"| `{name}` | {kind(field.annotation)} | {default(field)} | {means} |\n"
 
 
 def nested(model: type[Config]) -> Iterator[tuple[str, type[Config]]]:
@@ -85,6 +88,7 @@ def reference() -> str:
         parts += section(f"`{title}`", model)
         for key, inner in nested(model):
             parts += section(f"`{title}.{key}`", inner)
+    parts += section("`steps: auto`", AutoConfig)
     for name in plugins.names("headway.steps"):
         config = plugins.load("headway.steps", name).Config
         parts += section(f"Step `{name}`", config)

@@ -34,7 +34,7 @@ def test_importing_headway_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["serve", "registry", "bundles", "processing", "runtimes", "measure", "observe", "core"]
+    "room", ["serve", "registry", "bundles", "processing", "runtimes", "measure", "observe", "core", "doctor"]
 )
 def test_the_serving_half_imports_no_torch(room: str) -> None:
     files = (ROOT / "src" / "headway" / room).glob("*.py")

@@ -25,9 +25,10 @@ from typing import NamedTuple
 import psutil
 from benchmarks.results import ROOT, machine, taken, write
 from benchmarks.serving import soak_clients
-from benchmarks.serving.flat import Growth, growth
 from benchmarks.serving.soak_server import END_S, MODELS, bundles, serving
 from prometheus_client.parser import text_string_to_metric_families
+
+from headway.measure.growth import Growth, growth
 
 CALM = ("calm_rest", "calm_grpc")
 BESIDE = ("beside_rest", "beside_grpc")  # behave as well, but ask the model that everybody asks
@@ -48,7 +49,7 @@ class Soaked(NamedTuple):
         counted: the server's counts of requests, by model and outcome.
         kills: client processes that were killed.
         swaps: that succeeded; None where the server offers none.
-        memory: of the server.
+        memory: of the server, in MB and minutes.
         fds: at the beginning, at most, and at the end.
         threads: likewise.
         mistakes: everything that must not be, in words; the run has passed if there is none.
@@ -209,7 +210,7 @@ def soak(folder: Path, seconds: float, *, growth_mb: float = GROWTH_MB, seed: in
         counted={"calm": calm, "rough": _total(folder) - calm},
         kills=callers.kills,
         swaps=swaps.done if swaps.offered else None,
-        memory=growth([time_s for time_s, _ in samples], [one.rss_mb for _, one in samples]),
+        memory=growth([time_s / 60 for time_s, _ in samples], [one.rss_mb for _, one in samples]),
         fds=fds,
         threads=threads,
         mistakes=mistakes,
@@ -245,7 +246,7 @@ def _judge(found: Soaked, growth_mb: float) -> list[str]:
         "the server failed at nothing": not sum(server[name]["failed"] for name in MODELS),
         "no answer was wrong": not calm["wrong"] + beside["wrong"] + rough["wrong"],
         "some callers were refused, some told, some left": min(rough["refused"], rough["told"], rough["left"]) > 0,
-        f"memory grew by less than {growth_mb:.0f} MB": found.memory.at_most_mb < growth_mb,
+        f"memory grew by less than {growth_mb:.0f} MB": found.memory.at_most < growth_mb,
         f"at the end {found.fds[2]} descriptors are open, not {found.fds[0]}": found.fds[2] <= found.fds[0] + MORE_FDS,
         f"at the end {found.threads[2]} threads run, not {found.threads[0]}": (
             found.threads[2] <= found.threads[0] + MORE_THREADS
@@ -276,9 +277,9 @@ def report(found: Soaked) -> str:
         f"- Client processes killed: {found.kills}. Swaps under load: "
         f"{'not offered' if found.swaps is None else found.swaps}.",
         *(f"- The server's own count for `{name}`: {_outcomes(found.counted[name])}." for name in MODELS),
-        f"- Resident memory: {memory.first_mb:.0f} MB after warming up, {memory.last_mb:.0f} MB at the end; slope "
+        f"- Resident memory: {memory.first:.0f} MB after warming up, {memory.last:.0f} MB at the end; slope "
         f"{memory.slope:+.3f} MB a minute (95% limits {memory.low:+.3f} to {memory.high:+.3f}): at most "
-        f"{memory.at_most_mb:.1f} MB in the {memory.minutes:.1f} minutes it was watched, limit {GROWTH_MB:.0f} MB.",
+        f"{memory.at_most:.1f} MB in the {memory.span:.1f} minutes it was watched, limit {GROWTH_MB:.0f} MB.",
         f"- Descriptors {found.fds[0]} before, at most {found.fds[1]}, {found.fds[2]} after; "
         f"threads {found.threads[0]}, {found.threads[1]}, {found.threads[2]}.",
         *(f"- **{mistake}**" for mistake in found.mistakes),

@@ -1,7 +1,7 @@
 """Fine-tunes the MiniLM encoder on film reviews, makes it small and fast, and holds it beside what exists; writes a
 section of benchmarks/RESULTS.md.
 
-    python -m benchmarks.texts [--seeds 0] [--epochs 3] [--distill-epochs 3] [--threads 1] [--work FOLDER] [--small]
+    python -m benchmarks.texts [--seeds 0] [--epochs 2] [--distill-epochs 2] [--threads 1] [--work FOLDER] [--small]
 
 12,808 snippets of reviews (2 to 78 tokens, mean 27) that say whether a film is fresh or rotten, split by film. What is
 trained and made is kept in the folder, and an interrupted run goes on from there. All are compared with the original in
@@ -26,10 +26,12 @@ from headway.tasks.texts import texts
 from headway.train.config import TrainConfig
 
 FULL = Setting(
-    TrainConfig(epochs=3, batch_size=32, lr=1e-4, warmup=0.1, checkpoint_seconds=300),
+    TrainConfig(epochs=2, batch_size=32, lr=1e-4, warmup=0.1, checkpoint_seconds=300),
     kept=(0, 2, 4),
-    distill=3,
+    narrow=0.95,
+    distill=2,
     light=0.98,
+    recover=0.5,
     least_weights=16384,
     latency=60,
     apart=True,
@@ -37,8 +39,10 @@ FULL = Setting(
 SMALL = FULL._replace(
     train=TrainConfig(epochs=2, batch_size=16, lr=3e-3),
     kept=(0,),
+    narrow=0.95,
     distill=1,
     light=0.95,
+    recover=0.5,
     least_weights=0,
     latency=0,
     apart=False,

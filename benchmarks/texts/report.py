@@ -1,6 +1,7 @@
 """What the benchmark of texts says in benchmarks/RESULTS.md."""
 
 from collections.abc import Mapping, Sequence
+from os import getloadavg
 
 import numpy as np
 from benchmarks.results import machine, taken
@@ -35,14 +36,16 @@ def section(
         "",
         f"{taken()} with `python -m benchmarks.texts --seeds {seeds} --epochs {setting.train.epochs:g} "
         f"--distill-epochs {setting.distill:g}`; the last run of it, after what was kept, took {minutes:.0f} minutes.",
-        f"{machine()}; one thread a run.",
+        f"{machine()}; one thread a run. Load average at the end: {getloadavg()[0]:.1f}; where it is more than the "
+        "cores, milliseconds are too many, and only the ratios, which are taken within rounds, mean something.",
         "",
         _data(task),
         f"MiniLM (6 layers) was fine-tuned for {setting.train.epochs:g} epochs of {setting.train.batch_size} rows "
         f"at {setting.train.lr:g}; nothing was chosen on test texts.",
-        f"Pruned: {setting.light:.0%} of the parameters stay, by Taylor importance, without fine-tuning. Student: "
-        f"layers {', '.join(map(str, setting.kept))} under the original for {setting.distill:g} epochs, by logits and "
-        "the text's vector. int8: dynamic, tables in 8 bits.",
+        f"Pruned: {setting.light:.0%} of the parameters stay, by Taylor importance, then {setting.recover:g} epochs of "
+        f"fine-tuning. Student: layers {', '.join(map(str, setting.kept))}, {setting.narrow:.0%} of their parameters, "
+        f"under the original for {setting.distill:g} epochs, by logits and the text's vector. int8: dynamic, tables in "
+        "8 bits.",
         "Points lost and times are held against the original, pair by pair, on test texts one at a time; sizes "
         f"against its safetensors file. In brackets {CONFIDENCE:.0%} limits, each one-sided.",
         "",
@@ -79,10 +82,13 @@ def _line(name: str, seed: int, row: Row, selection: Mapping[str, float]) -> str
 
 def _verdict(name: str, faster: float, lost: float, rows: Sequence[Row]) -> str:
     """The goal, and whether each part of it was proven for every seed."""
+    slowest, worst, largest = (
+        min(row.faster[0] for row in rows), max(row.lost[2] for row in rows), max(row.share for row in rows)
+    )  # fmt: skip
     parts = [
-        (f"at least {faster:g} times as fast", all(row.faster[0] >= faster for row in rows)),
-        (f"at most {lost:g} points lost", all(row.lost[2] <= lost for row in rows)),
-        (f"at most {SMALL_ENOUGH:.0%} of the size", all(row.share <= SMALL_ENOUGH for row in rows)),
+        (f"at least {faster:g} times as fast", slowest >= faster, f"{slowest:.2f} is proven"),
+        (f"at most {lost:g} points lost", worst <= lost, f"{worst:.2f} cannot be excluded, and the goal stands"),
+        (f"at most {SMALL_ENOUGH:.0%} of the size", largest <= SMALL_ENOUGH, f"{largest:.2%}"),
     ]
-    said = "; ".join(f"{what}: {'reached' if reached else '**not reached**'}" for what, reached in parts)
+    said = "; ".join(f"{what}: {'reached' if good else f'**not reached**, {found}'}" for what, good, found in parts)
     return f"- {name}: {said}."

@@ -51,8 +51,10 @@ class Setting(NamedTuple):
     Attributes:
         train: of the original.
         kept: layers of the student.
+        narrow: share of the student's parameters that it then keeps.
         distill: passes over the training part under the teacher.
         light: share of the parameters that `LIGHTER` keeps.
+        recover: passes over the training part after that cut.
         least_weights: see `QuantizeConfig`.
         latency: seconds of measuring.
         apart: whether peers that want an environment of their own take part.
@@ -60,8 +62,10 @@ class Setting(NamedTuple):
 
     train: TrainConfig
     kept: tuple[int, ...]
+    narrow: float
     distill: float
     light: float
+    recover: float
     least_weights: int
     latency: float
     apart: bool
@@ -118,6 +122,7 @@ class Run:
         stack = "bert.encoder.layer"
         config = DistillConfig(
             keep_layers={stack: self.setting.kept},
+            narrow=self.setting.narrow,
             epochs=self.setting.distill,
             lr=1,
             temperature=2,
@@ -127,7 +132,7 @@ class Run:
 
     def lighter(self) -> nn.Module:
         """The original without the channels and heads that matter least."""
-        config = PruneConfig(keep=self.setting.light, every=1, finetune_epochs=0, align=1)
+        config = PruneConfig(keep=self.setting.light, every=1, finetune_epochs=self.setting.recover, align=1)
         return self._step(Prune(config), "lighter")
 
     def _step(self, step: Distill | Prune, name: str) -> nn.Module:

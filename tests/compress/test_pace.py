@@ -89,3 +89,15 @@ def test_of_equal_importance_the_dearest_in_time_go_first() -> None:
     sizes = {group.name: 8 for group in found}
     chosen = select(dear, found, scores, WHOLE - 80, blocks=sizes, least=sizes)
     assert [(group.name, len(gone)) for group, gone in chosen] == [("0", 8)]
+
+
+def test_what_is_only_timed_needs_no_export_for_a_bundle(timed: StepContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(arguments)
+
+    with monkeypatch.context() as without:
+        without.setattr(pace.OnnxExport, "write", refuse)
+        clock = Pace(make(), timed)
+    monkeypatch.setattr(Pace, "_trace", refuse)  # as a module's code may
+    assert 0.3 < clock.share(make()) < 3  # the same network, whichever wrote it
+    clock.close()

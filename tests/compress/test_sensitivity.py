@@ -80,6 +80,7 @@ def test_the_layers_that_lose_most_are_found_and_the_target_is_met(
     weighted = qdq.weighted_nodes(qdq.prepare(ruined))
     by_error = sorted(story["ranking"], key=lambda group: -group["error"])
     assert {node for group in by_error[:2] for node in group["nodes"]} == set(weighted[3:5])
+    assert {name for group in by_error[:2] for name in group["layers"]} == {f"{name}.conv" for name in RUINED}
     assert (
         story["all_8_bit"]
         < story["demand"]

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.measure.graphs import chain, dynamic
 
+from headway.compress.quantize import QuantizeConfig
 from headway.core.progress import SILENT
 from headway.shipping.evaluate import OverParent, Subject, parents
 from headway.shipping.recipe import Target
@@ -45,6 +46,7 @@ def digits() -> Task:
 @dataclass(frozen=True)
 class Step:
     name: str
+    config: QuantizeConfig = field(default_factory=QuantizeConfig)
 
 
 def subject(runtime: str, *steps: str, file: Path = Path()) -> Subject:

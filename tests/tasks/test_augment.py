@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.tasks.augment import flip, flip_and_shift_images, shift, shift_images
+from headway.tasks.augment import flip, flip_and_shift_images, shift, shift_images, turn_images
 
 
 @given(seed=st.integers(0, 1000), pixels=st.integers(1, 3), channels=st.integers(1, 3))
@@ -36,3 +36,13 @@ def test_only_the_image_is_changed_and_torchs_seed_decides() -> None:
         assert torch.equal(first["image"], augment(inputs)["image"])
         assert not torch.equal(first["image"], inputs["image"])
         assert first["other"] is inputs["other"]
+
+
+def test_a_turned_picture_is_one_of_the_eight_ways_to_lay_it_down() -> None:
+    picture = torch.arange(9.0).reshape(1, 1, 3, 3)
+    ways = [torch.rot90(side, k, (2, 3)) for side in (picture, picture.flip(3)) for k in range(4)]
+    torch.manual_seed(0)
+    turned = turn_images({"image": picture.repeat(200, 1, 1, 1), "other": picture})
+    seen = [[torch.equal(one[None], way) for way in ways].index(True) for one in turned["image"]]
+    assert set(seen) == set(range(8))
+    assert turned["other"] is picture

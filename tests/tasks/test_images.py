@@ -1,12 +1,11 @@
 """The two tasks on real pictures."""
 
-import gzip
 import pickle
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.tasks.idx_files import write
 
 from headway.core.errors import DataError
 from headway.tasks.checks import check
@@ -57,21 +56,9 @@ def test_fashion_mnist_as_debian_packs_it() -> None:
     check(task)
 
 
-def _write(folder: Path, *, rows: int = 40, packed: bool = False, side: int = 28, labels: int = 10) -> None:
-    folder.mkdir(exist_ok=True)
-    rng = np.random.default_rng(0)
-    for name in ("train", "t10k"):
-        images = rng.integers(0, 256, (rows, side, side), dtype=np.uint8)
-        classes = (np.arange(rows) % labels).astype(np.uint8)
-        for kind, array in (("images-idx3", images), ("labels-idx1", classes)):
-            content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-            path = folder / f"{name}-{kind}-ubyte{'.gz' if packed else ''}"
-            path.write_bytes(gzip.compress(content) if packed else content)
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_folder_of_ones_own(tmp_path: Path, packed: bool) -> None:
-    _write(tmp_path, packed=packed)
+    write(tmp_path, packed=packed)
     task = fashion_mnist(str(tmp_path), width=2, calibration_rows=5, selection_rows=6, train_rows=20)
     parts = task.parts
     assert [len(p) for p in (parts.train, parts.calibration, parts.selection, parts.test)] == [20, 5, 6, 40]
@@ -88,16 +75,16 @@ def test_a_missing_folder_says_what_to_install(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_too_few_rows_and_wrong_content_are_named(tmp_path: Path) -> None:
-    _write(tmp_path)
+    write(tmp_path)
     with pytest.raises(DataError, match="40 rows are too few for 1,000 calibration, 4,000 selection and 1 training"):
         fashion_mnist(str(tmp_path))
-    _write(tmp_path, side=27)
+    write(tmp_path, side=27)
     with pytest.raises(DataError, match=r"\(27, 27\), not \(28, 28\)"):
         fashion_mnist(str(tmp_path))
-    _write(tmp_path, labels=11)
+    write(tmp_path, labels=11)
     with pytest.raises(DataError, match="label 10 of 'train' is not one of the ten classes"):
         fashion_mnist(str(tmp_path))
-    _write(tmp_path)
+    write(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match=r"no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte\.gz"):
         fashion_mnist(str(tmp_path), calibration_rows=5, selection_rows=5)

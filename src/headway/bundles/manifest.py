@@ -149,7 +149,11 @@ class StepRecord(Record):
 
 
 class Lineage(Record):
-    """Where a bundle comes from. What is not known (of a packed file) is empty."""
+    """Where a bundle comes from. What is not known (of a packed file) is empty.
+
+    Attributes:
+        search: how many candidates `steps: auto` looked at, on which part, in what time; empty without it.
+    """
 
     task: str = ""
     task_arguments: dict[str, Any] = {}
@@ -157,6 +161,7 @@ class Lineage(Record):
     source_sha256: str = ""
     training: dict[str, Any] = {}
     steps: dict[str, tuple[StepRecord, ...]] = {}
+    search: dict[str, Any] = {}
     git_commit: str = ""
     packages: dict[str, str] = {}
     machine: Machine | None = None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, cache, convert, inspect, pack, profile, registry, serve, ship, train
+from headway.cli import bundle, cache, convert, doctor, inspect, leak, pack, profile, registry, serve, ship, train
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -30,6 +30,8 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(cache.app, name="cache")
 app.command()(convert.convert)
 app.command()(inspect.inspect)
+app.command()(doctor.doctor)
+app.command()(leak.leak)
 
 
 @app.callback(invoke_without_command=True)

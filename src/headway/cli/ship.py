@@ -80,6 +80,10 @@ def _show(result: "ShipResult") -> None:
             )
             out().print(line, markup=False, soft_wrap=True)
     out().print()
+    if result.search is not None:
+        for idea in result.search.further:
+            out().print(f"with more time: {idea.candidate} ({idea.why})", markup=False, soft_wrap=True)
+        out().print()
     if result.verdict == "shipped":
         out().print(f"shipped {result.chosen}, version {result.version}: {result.bundle}", markup=False, soft_wrap=True)
         out().print(f"report: {result.report}", markup=False, soft_wrap=True)

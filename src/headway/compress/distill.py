@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from headway.compress.prune import Prune, PruneConfig
+from headway.compress.searchable import Between, OneOf
 from headway.compress.step import JsonRecord, Order, StepContext
 from headway.compress.teaching import TeachingConfig
 from headway.core.config import Config
@@ -29,10 +30,12 @@ class DistillConfig(TeachingConfig):
         {},
         description="`{stack: [0, 2, 4]}`: only these layers of an nn.Sequential or nn.ModuleList, with their weights.",
     )
-    narrow: float | None = Field(
+    narrow: Annotated[float | None, OneOf(None, 0.3, 0.45, 0.6)] = Field(
         None, gt=0, lt=1, description="Share of the parameters left by taking the smallest channels (L1) at once."
     )
-    epochs: float = Field(8, gt=0, description="Passes over the training part; a fraction is allowed.")
+    epochs: Annotated[float, Between(2.0, 8.0, effort=True)] = Field(
+        8, gt=0, description="Passes over the training part; a fraction is allowed."
+    )
     lr: float | None = Field(
         None,
         gt=0,

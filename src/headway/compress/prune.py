@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from headway.compress.searchable import Between, OneOf
 from headway.compress.step import JsonRecord, Order, StepContext
 from headway.compress.teaching import TeachingConfig
 from headway.core.config import Config
@@ -16,18 +17,20 @@ if TYPE_CHECKING:
 class PruneConfig(Config):
     """Structured pruning, in rounds with fine-tuning between."""
 
-    keep: float = Field(0.6, gt=0, lt=1, description="Share of the model's PARAMETERS that is left, not of channels.")
+    keep: Annotated[float, Between(0.25, 0.9)] = Field(
+        0.6, gt=0, lt=1, description="Share of the model's PARAMETERS that is left, not of channels."
+    )
     budget: Literal["parameters", "latency"] = Field(
         "parameters",
         description="What `keep` and `every` are shares of, and what importance is weighed against. `latency`: the "
         "time of one row in ONNX Runtime on this machine; each round exports the model once for each group of layers.",
     )
-    importance: Literal["l1", "variance", "taylor"] = Field(
+    importance: Annotated[Literal["l1", "variance", "taylor"], OneOf()] = Field(
         "taylor",
         description="What a channel matters: its weights' magnitude, how much its activation varies over calibration "
         "data, or how much the loss would change without it.",
     )
-    scope: Literal["global", "layer"] = Field(
+    scope: Annotated[Literal["global", "layer"], OneOf()] = Field(
         "global",
         description="`global`: channels of all layers compare, by importance for each parameter freed. `layer`: every "
         "layer loses about the same share of its channels.",
@@ -37,10 +40,10 @@ class PruneConfig(Config):
         description="Widths become multiples of this; `auto` measures which multiples ONNX Runtime's kernels like on "
         "this machine; 1 takes any width. Attention heads go whole, whatever this is.",
     )
-    every: float = Field(
+    every: Annotated[float, OneOf(0.05, 0.1, 0.2, 0.4)] = Field(
         0.05, gt=0, le=1, description="Share of the parameters that goes in each round; fine-tuning follows each."
     )
-    finetune_epochs: float = Field(
+    finetune_epochs: Annotated[float, Between(0.5, 3, effort=True)] = Field(
         1, ge=0, description="Passes over the training part after each round; a fraction is allowed, 0 leaves it out."
     )
     finetune_lr: float = Field(
@@ -49,7 +52,7 @@ class PruneConfig(Config):
         description="Highest learning rate of fine-tuning, as a factor of `train.lr`; each round rewinds to it.",
     )
     least: float = Field(0.1, gt=0, le=1, description="Share of a layer's channels that always stays.")
-    distill: TeachingConfig | None = Field(
+    distill: Annotated[TeachingConfig | None, OneOf(None, {})] = Field(
         None, description="Fine-tuning learns from the original too; null: it does not."
     )
 

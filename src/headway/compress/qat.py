@@ -6,12 +6,13 @@ serves; the record keeps what the simulation said, so that the two can be compar
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from headway.compress.quantize import QuantizeConfig
+from headway.compress.searchable import Between
 from headway.compress.step import JsonRecord, Order, StepContext
 from headway.core.config import Config
 from headway.core.tensors import Array
@@ -25,8 +26,12 @@ _BATCH = 64  # rows a run of calibration
 class QatConfig(Config):
     """Quantization-aware training, before a static `quantize`, whose settings it takes."""
 
-    epochs: float = Field(2, gt=0, description="Passes over the training part; a fraction is allowed.")
-    lr: float = Field(0.3, gt=0, description="Highest learning rate, as a factor of `train.lr`.")
+    epochs: Annotated[float, Between(0.5, 4, effort=True)] = Field(
+        2, gt=0, description="Passes over the training part; a fraction is allowed."
+    )
+    lr: Annotated[float, Between(0.05, 0.5, log=True)] = Field(
+        0.3, gt=0, description="Highest learning rate, as a factor of `train.lr`."
+    )
 
 
 class Qat:

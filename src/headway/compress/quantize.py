@@ -4,11 +4,12 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from headway.compress.searchable import OneOf
 from headway.compress.step import JsonRecord, StepContext
 from headway.core.config import Config
 from headway.core.errors import TaskError
@@ -40,18 +41,18 @@ class MixedConfig(Config):
 class QuantizeConfig(Config):
     """INT8 in ONNX, and embedding tables of 8 bits."""
 
-    mode: Literal["static", "dynamic", "weights"] = Field(
+    mode: Annotated[Literal["static", "dynamic", "weights"], OneOf("static", "dynamic")] = Field(
         "static",
         description="`static`: activation ranges come from calibration data. `dynamic`: they are taken at run time, of "
         "MatMul and Gemm alone. `weights`: only the weights of MatMul and Gemm are in 8 bits.",
     )
-    calibration: Literal["minmax", "percentile", "entropy"] = Field(
+    calibration: Annotated[Literal["minmax", "percentile", "entropy"], OneOf()] = Field(
         "entropy", description="How ranges are chosen: the extremes, without the rarest values, or by least divergence."
     )
     percentile: float = Field(
         99.99, gt=50, le=100, description="Percent of an activation's values kept in range, for `percentile`."
     )
-    keep_fp32: tuple[str, ...] | None = Field(
+    keep_fp32: Annotated[tuple[str, ...] | None, OneOf(None, [])] = Field(
         None,
         description="Layers left in 32 bits: `first`, `last` (of those with weights), or node names; by default "
         "`[first, last]` for `static` without `mixed`, else none.",
@@ -69,7 +70,7 @@ class QuantizeConfig(Config):
         description="`reduced` weights span [-64, 64], so that CPUs without VNNI do not saturate; `auto` asks the CPU.",
     )
     samples: int = Field(512, ge=1, description="Rows of the calibration part that are used, at most.")
-    mixed: MixedConfig | None = Field(
+    mixed: Annotated[MixedConfig | None, OneOf(None, {"minutes": 1})] = Field(
         None, description="Layers that lose too much in 8 bits stay in 32; null leaves it at `keep_fp32`."
     )
 

@@ -9,6 +9,9 @@ Then groups stay in 32 bits, those first that move the outputs most for each mil
 data keeps what is asked. Errors of single layers are taken to add up as independent ones do (squares), which orders
 candidates well; the metric itself is measured again on each file that is tried.
 
+Beside that stands how far 8 bits move each layer's weights, channel by channel. It says what an error comes from: the
+weights (channels of unlike ranges under one scale), or else the ranges of what flows through.
+
 Every group's figures are kept in the step's folder, so that an interrupted search goes on; `trials.py` bounds memory.
 """
 
@@ -25,6 +28,7 @@ import numpy as np
 from headway.compress.calibration import Range
 from headway.compress.qdq import Form
 from headway.compress.quantize import MixedConfig
+from headway.compress.rewrite import LIMITS, scaled
 from headway.compress.step import JsonRecord, StepContext
 from headway.compress.trials import SECONDS, Scored, Trials
 from headway.core.files import digest_json, write_atomic
@@ -125,10 +129,22 @@ class Search:
             "demand": self._demand,
             "reached": reached,
             "p50_ms": trials.milliseconds,
-            "ranking": [{**asdict(f), "nodes": list(f.nodes), "fp32": i < kept} for i, f in enumerate(ranked)],
+            "per_channel": self.form.per_channel,
+            "ranking": [{**self._told(f), "fp32": i < kept} for i, f in enumerate(ranked)],
             "unmeasured": [list(group) for group in groups[len(findings) :]],
             "tried": [{"groups": k, "score": s.score, "error": s.error} for k, s in sorted(tried.items())],
             "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def _told(self, finding: Finding) -> JsonRecord:
+        """A finding under the names that a module's author knows; the layer whose weights err most comes first."""
+        weights = [weight_error(self.model, name, self.form) for name in finding.nodes]
+        weights.sort(key=lambda weight: weight[1], reverse=True)
+        return {
+            **asdict(finding),
+            "nodes": list(finding.nodes),
+            "layers": [name for name, _ in weights],
+            "weight_error": weights[0][1],
         }
 
     # -- the ranking -----------------------------------------------------------------------------------------------
@@ -213,3 +229,23 @@ class Search:
         fused = {n.name for n in self.model.graph.node if n.op_type in _RECTIFIERS and n.input[0] in made}
         others = (n.name for n in self.model.graph.node if n.name not in nodes and n.name not in fused)
         return replace(self.form, float_nodes=tuple(others), tables=())
+
+
+def weight_error(model: "onnx.ModelProto", node: str, form: Form) -> tuple[str, float]:
+    """What a layer's weight is called, and how far its 8 bits move a channel of it: norm by norm, the mean of all.
+
+    The name is the module's, where a module was exported.
+    """
+    from onnx import numpy_helper
+
+    found = next(item for item in model.graph.node if item.name == node)
+    constants = {item.name: item for item in model.graph.initializer}
+    name = next(name for name in found.input if name in constants)
+    values = numpy_helper.to_array(constants[name])
+    turned = any(item.name == "transB" and item.i for item in found.attribute)
+    axis = 0 if found.op_type == "Conv" or turned else values.ndim - 1
+    values = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)  # [channels, weights]
+    codes, scale = scaled(values, 0 if form.per_channel else None, LIMITS[form.weight_range])
+    off = np.linalg.norm(values - codes * scale.reshape(-1, 1), axis=1)
+    share = off / np.maximum(np.linalg.norm(values, axis=1), np.finfo(np.float32).tiny)
+    return name.removeprefix("model.").removesuffix(".weight"), float(share.mean())

@@ -11,6 +11,8 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from headway.core.cgroup import limits, read
+
 # What matters to kernels, as Linux spells it in /proc/cpuinfo.
 INSTRUCTION_SETS = (
     "sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
@@ -83,47 +85,56 @@ class Machine(BaseModel):
 @cache
 def here() -> Machine:
     """This machine. Accelerators are listed only where torch is already imported: asking must not cost seconds."""
+    return at(Path("/"))
+
+
+def at(root: Path) -> Machine:
+    """The machine that `proc` and `sys` under `root` tell of."""
+    flags = _cpu_flags(root)
     return Machine(
         system=f"{platform.system()} {platform.release()}",
         architecture=platform.machine(),
-        cpu=_cpu_name(),
-        cores=usable_cores(),
-        instruction_sets=tuple(s for s in INSTRUCTION_SETS if s in _cpu_flags()),
-        memory_mb=round(_memory_limit() / 1e6),
+        cpu=_cpu_name(root),
+        cores=usable_cores(root),
+        instruction_sets=tuple(s for s in INSTRUCTION_SETS if s in flags),
+        memory_mb=round(memory(root)[0] / 1e6),
         accelerators=_accelerators(),
         python=platform.python_version(),
     )
 
 
-def usable_cores() -> int:
+def usable_cores(root: Path = Path("/")) -> int:
     """Cores this process may use: the affinity mask and the container's quota, whichever is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read("/sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
-    return cores
+    quota = limits(root).cores
+    return min(cores, max(1, int(quota))) if quota is not None else cores
 
 
-def _memory_limit() -> float:
-    total = float(psutil.virtual_memory().total)
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
-    return min(total, float(limit)) if limit.isdigit() else total
+def memory(root: Path = Path("/")) -> tuple[int, int]:
+    """Bytes of memory this process may use, and how many of them are free: the machine's or the container's."""
+    lines = (line.split() for line in read(root / "proc/meminfo").splitlines())
+    told = {line[0]: int(line[1]) * 1024 for line in lines if len(line) == 3}
+    whole = psutil.virtual_memory()
+    total, free = told.get("MemTotal:", whole.total), told.get("MemAvailable:", whole.available)
+    group = limits(root)
+    if group.memory is not None and group.memory_free is not None:
+        total, free = min(total, group.memory), min(free, group.memory_free)
+    return total, free
 
 
-@cache
-def _cpu_flags() -> frozenset[str]:
+def _cpu_flags(root: Path) -> frozenset[str]:
     if platform.system() == "Darwin":
         # Every Apple Silicon core has these; Intel Macs fall back to the reduced range, which is always right.
         return frozenset({"asimd", "asimddp"} if platform.machine() == "arm64" else {"avx2", "fma"})
-    for line in _read("/proc/cpuinfo").splitlines():
+    for line in read(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
 
 
-def _cpu_name() -> str:
-    for line in _read("/proc/cpuinfo").splitlines():
+def _cpu_name(root: Path) -> str:
+    for line in read(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip()
@@ -148,10 +159,3 @@ def _accelerators() -> tuple[Accelerator, ...]:
         memory = getattr(about, "total_memory", 0) / 1e6
         found.append(Accelerator(kind=kind, name=getattr(about, "name", kind), memory_mb=round(memory)))
     return tuple(found)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

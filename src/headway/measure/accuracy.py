@@ -89,7 +89,7 @@ def _binary(scores: Rows) -> bool:
     return bool(((scores == 0) | (scores == 1)).all())
 
 
-def compare(original: Rows, variant: Rows, *, metric: str, confidence: float) -> Accuracy:
+def compare(original: Rows, variant: Rows, *, metric: str, confidence: float, part: str = "the test part") -> Accuracy:
     """The variant's accuracy, and what share of the original's it keeps.
 
     Args:
@@ -97,6 +97,7 @@ def compare(original: Rows, variant: Rows, *, metric: str, confidence: float) ->
         variant: of the same rows in the same order, [N].
         metric: its name.
         confidence: of each end of each interval on its own.
+        part: where the rows come from, for messages.
 
     Raises:
         DataError: the original's mean score is not above 0, so that a share of it means nothing; or there is only one
@@ -105,14 +106,14 @@ def compare(original: Rows, variant: Rows, *, metric: str, confidence: float) ->
     base, value = float(original.mean()), float(variant.mean())
     if base <= 0:
         raise DataError(
-            f"the original's {metric} on the test part is {base:.4g}, so no share of it can be kept",
+            f"the original's {metric} on {part} is {base:.4g}, so no share of it can be kept",
             remedy="Check the task's targets and metric, or train the model for longer."
             if base == 0
             else "Greater must be better and nothing below 0: turn a loss into 1 / (1 + loss) or exp(-loss).",
         )
     counted = pairs(original, variant) if _binary(original) and _binary(variant) else None
     if counted is None and len(original) < 2:
-        raise DataError("the test part has one row, which says nothing of the spread", remedy="Give it more rows.")
+        raise DataError(f"{part} has one row, which says nothing of the spread", remedy="Give it more rows.")
     kept_interval = counted.limits(confidence) if counted else _fieller(original, variant, confidence)
     return Accuracy(
         metric=metric,

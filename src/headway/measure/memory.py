@@ -28,7 +28,7 @@ def peak_memory_mb(runtime: str, model: Path, inputs: Path, threads: int) -> flo
     return float(asked.stdout)
 
 
-def _resident(key: str) -> float:
+def resident(key: str) -> float:
     """`VmRSS` or `VmHWM` in bytes. The kernel's `ru_maxrss` will not do: it survives exec and so counts the parent."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
@@ -47,11 +47,11 @@ def _main(runtime: str, model: str, inputs: str, threads: str) -> None:
     engine.available()  # imports the engine, so that its own size is not counted
     with np.load(inputs, allow_pickle=False) as saved:
         arrays = {name: saved[name] for name in saved.files}
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     session = engine.load(Path(model), threads=int(threads))
     for _ in range(3):
         session.run(arrays)
-    sys.stdout.write(f"{max(0.0, _resident('VmHWM') - before) / 1e6:.3f}\n")
+    sys.stdout.write(f"{max(0.0, resident('VmHWM') - before) / 1e6:.3f}\n")
     session.close()
 
 

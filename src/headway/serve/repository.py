@@ -18,11 +18,10 @@ from pathlib import Path
 from time import perf_counter
 
 from headway.bundles.bundle import Bundle
-from headway.core import machine
+from headway.core import heap, machine
 from headway.core.errors import HeadwayError
 from headway.observe.loads import Loads
 from headway.observe.logs import logger
-from headway.serve import heap
 from headway.serve.config import ServeConfig
 from headway.serve.dataplane import DataPlane, State
 from headway.serve.errors import FullError, LoadError, NotFoundError, UnavailableError

@@ -24,7 +24,7 @@ from headway.core.tensors import Array
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import read_onnx
 from headway.shipping.ledger import Scorer, spent
-from headway.shipping.plan import Plan
+from headway.shipping.plan import UNCHANGED, Plan
 from headway.shipping.recipe import Recipe, StepChoice
 from headway.shipping.store import Store
 from headway.tasks import Task
@@ -59,7 +59,6 @@ class Identity:
     arguments: dict[str, Any]
     data_sha256: str
     source_sha256: str
-    files_sha256: tuple[str, ...]
     model_sha256: str
     versions: dict[str, str]
 
@@ -71,13 +70,13 @@ class Identity:
 def identify(recipe: Recipe, task: Task, source_sha256: str) -> Identity:
     """Digest the data and the model files, and note the versions of what will compute."""
     given = recipe.weights or recipe.onnx
+    seed = recipe.config.train.seed
     return Identity(
         task=recipe.config.task.use,
         arguments=recipe.config.task.args,
         data_sha256=task.parts.digest(),
         source_sha256=source_sha256,
-        files_sha256=tuple(map(digest_file, task.files)),
-        model_sha256=digest_file(given) if given else "",
+        model_sha256=digest_file(given) if given else _start(task, seed),
         versions={name: version(name) for name in _TOOLS},
     )
 
@@ -96,6 +95,13 @@ def train_here(
     if world.rank == 0:
         save_weights(model, weights)
         write_atomic(weights.with_suffix(".json"), json.dumps(result.document(), indent=2))
+
+
+def _start(task: Task, seed: int) -> str:
+    """Digest of the weights that training begins with, which a factory may read from a file or make in any way."""
+    from headway.train.checkpoint import state_digest
+
+    return state_digest(build_model(task, seed).state_dict())
 
 
 class Builder:
@@ -125,22 +131,22 @@ class Builder:
         self._threads = recipe.config.target.threads
         self._scorer = Scorer(task, self._threads)
         self._code = {}  # of the user's functions that steps run: looked for before any work
-        for step in recipe.steps:
-            if step.uses is not None:
-                load_function(step.uses, recipe.base)
-                self._code[step.name] = source_digest(step.uses, recipe.base)
+        for uses in (step.uses for step in recipe.steps):
+            if uses is not None:
+                load_function(uses, recipe.base)
+                self._code[uses] = source_digest(uses, recipe.base)
 
     def build(self, plan: Plan) -> Built:
         """Everything that `plan` needs, from the store or anew."""
         if self.recipe.onnx is not None:
             file, records = self.recipe.onnx, []
         else:
-            folders = self._module_folders(plan.module_steps)
-            file = self._export(folders)
+            folders = self._module_folders(plan)
+            file = self._export(folders, plan)
             records = [self._record(folder, step) for folder, step in zip(folders[1:], plan.module_steps, strict=True)]
         precision = "fp32" if self.recipe.onnx is None else read_onnx(file).precision
         for step in plan.graph_steps:
-            folder = self._graph(file, step)
+            folder = self._graph(file, step, plan)
             file = folder / "model.onnx"
             records.append(self._record(folder, step))
             precision = step.make().precision
@@ -149,21 +155,31 @@ class Builder:
 
     def original(self) -> "torch.nn.Module":
         """The trained module, in evaluation mode."""
-        return self._module(self._module_folders(()))
+        return self._module(self._module_folders(UNCHANGED), UNCHANGED)
 
     def original_weights(self) -> Path:
         """The original's weights: what sizes are compared with."""
-        return self.recipe.onnx or self._module_folders(())[0] / _WEIGHTS
+        return self.recipe.onnx or self._module_folders(UNCHANGED)[0] / _WEIGHTS
+
+    def key(self, plan: Plan) -> dict[str, Any]:
+        """What all of `plan` depends on, as plain JSON."""
+        train = self.recipe.config.train.model_dump(mode="json")
+        return {
+            "identity": self._identity,
+            "train": train,
+            "threads": self._threads,
+            "steps": [self._step_key(step, plan) for step in plan.steps],
+        }
 
     # -- stages ----------------------------------------------------------------------------------------------------
 
-    def _module_folders(self, steps: tuple[StepChoice, ...]) -> list[Path]:
-        """The folder of the trained model, then one for each step."""
+    def _module_folders(self, plan: Plan) -> list[Path]:
+        """The folder of the trained model, then one for each module step."""
         key: dict[str, Any] = {"identity": self._identity, "train": self.recipe.config.train.model_dump(mode="json")}
         folders = [self.store.stage("train", key, self._load if self.recipe.weights else self._train)]
-        for step in steps:
-            key = {"before": key, **self._step_key(step)}
-            folders.append(self.store.stage("module", key, partial(self._apply, step, tuple(folders))))
+        for step in plan.module_steps:
+            key = {"before": key, **self._step_key(step, plan)}
+            folders.append(self.store.stage("module", key, partial(self._apply, step, plan, tuple(folders))))
         return folders
 
     def _train(self, out: Path, scratch: Path) -> None:
@@ -180,36 +196,37 @@ class Builder:
         load_weights(model, self.recipe.weights)
         save_weights(model, out / _WEIGHTS)
 
-    def _apply(self, step: StepChoice, before: Sequence[Path], out: Path, scratch: Path) -> None:
+    def _apply(self, step: StepChoice, plan: Plan, before: Sequence[Path], out: Path, scratch: Path) -> None:
         from headway.train.weights import save_weights
 
         with spent(scratch) as seconds:
-            model = self._module(before)
+            model = self._module(before, plan)
             had = self._scorer.module(model)
-            model, record = step.make().apply(model, self._context(scratch, step))
+            model, record = step.make().apply(model, self._context(scratch, step, plan))
             save_weights(model, out / _WEIGHTS)
             self._write(out, step, record, (had, self._scorer.module(model)), seconds())
 
-    def _export(self, folders: Sequence[Path]) -> Path:
+    def _export(self, folders: Sequence[Path], plan: Plan) -> Path:
         export = plugins.load("headway.exports", "onnx")()
 
         def build(out: Path, scratch: Path) -> None:
             with self.progress.work("export to ONNX", 1) as bar:
-                task, file = self.task, out / "model.onnx"
-                export.write(self._module(folders), self.example(2), task.output_names, file, task.varying)
+                model = self._module(folders, plan)
+                names, varying = self.task.output_names, self.task.varying
+                export.write(model, self.example(2), names, out / "model.onnx", varying)
                 bar.advance(1)
 
         key = {"weights": digest_file(folders[-1] / _WEIGHTS), "from": folders[-1].name, "identity": self._identity}
         return self.store.stage("export", key, build) / "model.onnx"
 
-    def _graph(self, file: Path, step: StepChoice) -> Path:
+    def _graph(self, file: Path, step: StepChoice, plan: Plan) -> Path:
         def build(out: Path, scratch: Path) -> None:
             with spent(scratch) as seconds:
-                record = step.make().apply(file, out / "model.onnx", self._context(scratch, step))
+                record = step.make().apply(file, out / "model.onnx", self._context(scratch, step, plan))
                 scores = self._scorer.graph(file), self._scorer.graph(out / "model.onnx")
                 self._write(out, step, record, scores, seconds())
 
-        key = {"graph": digest_file(file), "identity": self._identity, **self._step_key(step)}
+        key = {"graph": digest_file(file), "identity": self._identity, **self._step_key(step, plan)}
         return self.store.stage("graph", key, build)
 
     # -- pieces ----------------------------------------------------------------------------------------------------
@@ -219,19 +236,18 @@ class Builder:
         inputs, _ = self.task.parts.calibration.batch(np.arange(rows) % len(self.task.parts.calibration))
         return inputs
 
-    def _module(self, folders: Sequence[Path]) -> "torch.nn.Module":
-        """Rebuilt from the factory, the records and the last folder's weights."""
+    def _module(self, folders: Sequence[Path], plan: Plan) -> "torch.nn.Module":
+        """Rebuilt from the factory, the records of as many steps as `folders` has, and the last folder's weights."""
         from headway.train.weights import load_weights
 
         model = build_model(self.task)
-        for folder in folders[1:]:
+        for folder, step in zip(folders[1:], plan.module_steps, strict=False):
             saved = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-            choice = next(step for step in self.recipe.steps if step.name == saved["step"])
-            model = choice.make().replay(model, saved["record"])
+            model = step.make().replay(model, saved["record"])
         load_weights(model, folders[-1] / _WEIGHTS)
         return model.eval()
 
-    def _context(self, scratch: Path, step: StepChoice) -> Any:
+    def _context(self, scratch: Path, step: StepChoice, plan: Plan) -> Any:
         from headway.compress.step import StepContext
 
         return StepContext(
@@ -241,22 +257,19 @@ class Builder:
             folder=scratch,
             progress=self.progress,
             threads=self._threads,
-            following=self._following(step),
+            following=_following(step, plan),
             original=self.original,
         )
 
-    def _following(self, step: StepChoice) -> Config | None:
-        """The configuration of the step that must come after `step`."""
-        return next((other.config for other in self.recipe.steps if other.name in step.order.before), None)
-
-    def _step_key(self, step: StepChoice) -> dict[str, Any]:
+    def _step_key(self, step: StepChoice, plan: Plan) -> dict[str, Any]:
+        following = _following(step, plan)
         return {
             "step": step.name,
             "config": step.config.model_dump(mode="json"),
             "train": self.recipe.config.train.model_dump(mode="json"),
             "instruction_sets": machine.here().instruction_sets,
-            "code": self._code.get(step.name),
-            "following": following.model_dump(mode="json") if (following := self._following(step)) else None,
+            "code": self._code[step.uses] if step.uses is not None else None,
+            "following": following.model_dump(mode="json") if following else None,
         }
 
     def _record(self, folder: Path, step: StepChoice) -> StepRecord:
@@ -272,3 +285,8 @@ class Builder:
     ) -> None:
         about = {"step": step.name, "record": record, "accuracy": accuracy, "seconds": round(seconds, 3)}
         write_atomic(out / _RECORD, json.dumps(about))
+
+
+def _following(step: StepChoice, plan: Plan) -> Config | None:
+    """The configuration of the step that must come after `step`."""
+    return next((other.config for other in plan.steps if other.name in step.order.before), None)

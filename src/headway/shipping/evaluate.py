@@ -3,6 +3,7 @@
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ from pydantic import BaseModel
 
 from headway.bundles.golden import Sample, errors
 from headway.bundles.manifest import Latency, Scorecard
-from headway.core import machine
-from headway.core.errors import DataError
+from headway.core import machine, plugins
+from headway.core.errors import DataError, MissingDependencyError
 from headway.core.progress import Progress
 from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
 from headway.measure.accuracy import Rows, compare
@@ -111,6 +112,29 @@ def golden(session: Session, part: Part) -> tuple[Sample, ...]:
     return tuple(Sample(inputs, session.run(inputs)) for inputs, _ in (part.batch(group) for group in groups))
 
 
+def open_subjects(built: Sequence[Built], target: Target, stack: ExitStack) -> dict[str, Subject]:
+    """Every variant on every runtime that reads its format and works on the target's devices; `stack` closes them.
+
+    Raises:
+        MissingDependencyError: no runtime can run any.
+    """
+    found = {}
+    runtimes = [plugins.load("headway.runtimes", name)() for name in plugins.names("headway.runtimes")]
+    ready = [r for r in runtimes if all(r.available(device).ready for device in target.devices)]
+    for variant in built:
+        fit = [r for r in ready if variant.format in r.formats]
+        for runtime in fit:
+            session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
+            stack.callback(session.close)
+            id_ = variant.plan.id if len(fit) == 1 else f"{variant.plan.id}-{runtime.name}"
+            found[id_] = Subject(variant, runtime.name, session)
+    if not found:
+        raise MissingDependencyError(
+            "no runtime here can run the variants", remedy="Install one with: pip install onnxruntime"
+        )
+    return found
+
+
 def evaluate(
     original: Original,
     subjects: Mapping[str, Subject],
@@ -133,8 +157,9 @@ def evaluate(
         DataError: the original answers NaN, or is never right.
         TaskError: the metric raises or gives something else than it promises.
     """
-    original_rows = _scores(original.session, task, progress, f"test data: {original.name}")
-    scores = {id_: _scores(s.session, task, progress, f"test data: {id_}") for id_, s in subjects.items()}
+    test = task.parts.test
+    original_rows = scores(original.session, task, test, progress, f"test data: {original.name}")
+    rows = {id_: scores(s.session, task, test, progress, f"test data: {id_}") for id_, s in subjects.items()}
     sessions = {_ORIGINAL: original.session, **{id_: subject.session for id_, subject in subjects.items()}}
     singles, throughput = _time(sessions, task.parts.test, target, confidence, progress)
     samples = golden(original.session, task.parts.test)
@@ -143,7 +168,7 @@ def evaluate(
     for id_, subject in subjects.items():
         size_mb = subject.built.file.stat().st_size / 1e6
         cards[id_] = Scorecard(
-            accuracy=compare(original_rows, scores[id_], metric=task.metric.name, confidence=confidence),
+            accuracy=compare(original_rows, rows[id_], metric=task.metric.name, confidence=confidence),
             latency_ms=summarise(singles[id_], confidence),
             speedup=speedup(singles[_ORIGINAL], singles[id_], confidence),
             throughput=throughput[id_],
@@ -172,12 +197,29 @@ def evaluate(
     )
 
 
+def scores(session: Session, task: Task, part: Part, progress: Progress, title: str) -> Rows:
+    """The metric of each row of a part, [len(part)].
+
+    Raises:
+        DataError: an output is not finite.
+        TaskError: the metric raises or gives something else than it promises.
+    """
+    outputs, targets = predict(session, part, progress, title)
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            raise DataError(f"output {name!r} is not finite", where=title)
+    return score_rows(task.metric, outputs, targets, title)
+
+
 def parents(subjects: Mapping[str, Subject]) -> dict[str, str]:
     """By id of a variant, the id of what its last step was taken from, on the same runtime.
 
     Where that is none of the variants (as its steps come only with another), the one before it.
     """
-    taken = {id_: tuple(step.name for step in subject.built.plan.steps) for id_, subject in subjects.items()}
+    taken = {
+        id_: tuple((step.name, step.config.model_dump_json()) for step in subject.built.plan.steps)
+        for id_, subject in subjects.items()
+    }
     known = {(subject.runtime, taken[id_]): id_ for id_, subject in subjects.items()}
     found = {}
     for id_, subject in subjects.items():
@@ -188,27 +230,13 @@ def parents(subjects: Mapping[str, Subject]) -> dict[str, str]:
     return found
 
 
-def _scores(session: Session, task: Task, progress: Progress, title: str) -> Rows:
-    outputs, targets = predict(session, task.parts.test, progress, title)
-    for name, value in outputs.items():
-        if not np.isfinite(value).all():
-            raise DataError(f"output {name!r} is not finite on the test part", where=title)
-    return score_rows(task.metric, outputs, targets, title)
-
-
 def _time(
     sessions: Mapping[str, Session], part: Part, target: Target, confidence: float, progress: Progress
 ) -> tuple[dict[str, Milliseconds], dict[str, float]]:
     """Milliseconds of single rows, and rows/s in batches, by name; everybody sees the same rows in the same order."""
-    singles = [part.batch(np.array([i]))[0] for i in range(min(_LATENCY_ROWS, len(part)))]
     batch, _ = part.batch(np.arange(_THROUGHPUT_BATCH) % len(part))
-
-    def going_round(session: Session) -> Callable[[], object]:
-        rows = itertools.cycle(singles)
-        return lambda: session.run(next(rows))
-
     latency = interleave(
-        {name: going_round(session) for name, session in sessions.items()},
+        single_runs(sessions, part),
         seconds=target.seconds,
         least_rounds=rounds_for_p99(confidence),
         progress=progress,
@@ -222,6 +250,17 @@ def _time(
         title="measure throughput",
     )
     return latency, {name: 1000 * _THROUGHPUT_BATCH / float(np.median(ms)) for name, ms in batches.items()}
+
+
+def single_runs(sessions: Mapping[str, Session], part: Part) -> dict[str, Callable[[], object]]:
+    """What runs one row at each call, by name; everybody goes round the same rows in the same order."""
+    singles = [part.batch(np.array([i]))[0] for i in range(min(_LATENCY_ROWS, len(part)))]
+
+    def going_round(session: Session) -> Callable[[], object]:
+        rows = itertools.cycle(singles)
+        return lambda: session.run(next(rows))
+
+    return {name: going_round(session) for name, session in sessions.items()}
 
 
 def _memory(subject: Subject, part: Part, threads: int) -> float:

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from headway.bundles.manifest import Lineage, StepRecord
 from headway.core import machine
@@ -11,8 +12,10 @@ from headway.shipping.build import Identity
 from headway.shipping.recipe import Recipe
 
 
-def lineage(recipe: Recipe, identity: Identity, steps: Mapping[str, tuple[StepRecord, ...]]) -> Lineage:
-    """The record that travels in the manifest; `steps` by variant id."""
+def lineage(
+    recipe: Recipe, identity: Identity, steps: Mapping[str, tuple[StepRecord, ...]], search: dict[str, Any]
+) -> Lineage:
+    """The record that travels in the manifest; `steps` by variant id, `search` empty where there was none."""
     return Lineage(
         task=identity.task,
         task_arguments=identity.arguments,
@@ -20,6 +23,7 @@ def lineage(recipe: Recipe, identity: Identity, steps: Mapping[str, tuple[StepRe
         source_sha256=identity.source_sha256,
         training={} if recipe.config.model else recipe.config.train.model_dump(mode="json"),
         steps=dict(steps),
+        search=search,
         git_commit=git_commit(recipe.base),
         packages=packages(),
         machine=machine.here(),

@@ -24,6 +24,18 @@ class Plan:
         return self.module_steps + self.graph_steps
 
 
+UNCHANGED = Plan(ORIGINAL, (), ())
+
+
+def plan(steps: Sequence[StepChoice], suffix: str = "") -> Plan:
+    """These steps as one variant; `suffix` tells apart what has the same steps with other settings."""
+    return Plan(
+        "-".join(_PAST.get(step.name, step.name) for step in steps) + suffix or ORIGINAL,
+        tuple(step for step in steps if step.stage == "module"),
+        tuple(step for step in steps if step.stage == "graph"),
+    )
+
+
 def plans(steps: Sequence[StepChoice]) -> tuple[Plan, ...]:
     """The original first, then one plan for each non-empty combination of steps, fewest steps first.
 
@@ -33,14 +45,6 @@ def plans(steps: Sequence[StepChoice]) -> tuple[Plan, ...]:
     for size in range(len(steps) + 1):
         for chosen in combinations(steps, size):
             needed = {name for step in chosen for name in (*step.order.after, *step.order.before)}
-            if not needed <= {step.name for step in chosen}:
-                continue
-            name = "-".join(_PAST.get(step.name, step.name) for step in chosen) or ORIGINAL
-            found.append(
-                Plan(
-                    name,
-                    tuple(step for step in chosen if step.stage == "module"),
-                    tuple(step for step in chosen if step.stage == "graph"),
-                )
-            )
+            if needed <= {step.name for step in chosen}:
+                found.append(plan(chosen))
     return tuple(found)

@@ -64,6 +64,26 @@ class Target(Config):
         )
 
 
+class AutoConfig(Config):
+    """Which steps are taken, and with which settings, is searched for: `steps: auto`, or `steps: {auto: {...}}`.
+
+    Candidates are judged on the selection part; the best few then go through the gate on test data, as ever. The same
+    search again takes what it found from the cache, and one that was interrupted, or has more minutes now, goes on.
+    """
+
+    minutes: float = Field(
+        30, gt=0, le=100_000, description="Time for building and measuring candidates; training the model comes before."
+    )
+    trials: int | None = Field(None, ge=1, description="Most candidates that are looked at; null: as time allows.")
+    allow: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Steps that may be taken; null: every step that says what may be searched."
+    )
+    finalists: int = Field(
+        4, ge=1, le=20, description="Candidates that go to the gate at most; they share the target's confidence."
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of what is tried.")
+
+
 class RecipeConfig(Config):
     """The whole file."""
 
@@ -72,7 +92,9 @@ class RecipeConfig(Config):
     model: ModelRef | None = Field(None, description="A model that is trained already.")
     train: TrainConfig = Field(TrainConfig(), description="How the model is trained, and fine-tuned after pruning.")
     steps: tuple[str | dict[str, dict[str, Any] | None], ...] = Field(
-        (), max_length=4, description="What is done to the model; every combination in this order becomes a variant."
+        (),
+        max_length=4,
+        description="What is done to the model; every combination in this order becomes a variant. `auto`: see below.",
     )
     target: Target = Field(Target(), description="What a variant must keep.")
     processing: str | dict[str, Any] | None = Field(
@@ -95,6 +117,13 @@ class StepChoice:
     order: Order
     base: Path
 
+    @classmethod
+    def of(cls, name: str, config: Config, base: Path) -> Self:
+        """The step called `name`, with its validated configuration."""
+        kind = plugins.load("headway.steps", name)
+        order = kind.order(config) if hasattr(kind, "order") else Order()
+        return cls(name, kind.stage, config, order, base)
+
     def make(self) -> Any:
         """The step itself: a `ModuleStep` or `GraphStep`, as `stage` says."""
         kind = plugins.load("headway.steps", self.name)
@@ -113,15 +142,17 @@ class Recipe:
 
     Attributes:
         config: the file's content.
-        steps: its steps.
+        steps: its steps; none where they are searched for.
         base: the folder that relative paths start from.
         processing: what is done between a client and the model.
+        auto: how steps are searched for; None where the recipe names them.
     """
 
     config: RecipeConfig
     steps: tuple[StepChoice, ...]
     base: Path
     processing: Declaration | None = None
+    auto: AutoConfig | None = None
 
     @classmethod
     def load(cls, path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
@@ -136,11 +167,12 @@ class Recipe:
         """
         path = Path(path)
         data, source = read_yaml(path, overrides)
+        auto = _auto(data, source)
         config = validate(RecipeConfig, data, source)
         base = path.resolve().parent
         steps = tuple(_step(item, source, i, base) for i, item in enumerate(config.steps))
-        _check_order(config, steps, source)
-        recipe = cls(config, steps, base, _processing(config.processing, source, base))
+        check_order(config, steps, source)
+        recipe = cls(config, steps, base, _processing(config.processing, source, base), auto)
         for place, file in (("weights", recipe.weights), ("onnx", recipe.onnx)):
             if file is not None and not is_file(file):
                 raise ConfigError(f"model.{place}: no such file: {file}", where=source.place(("model", place)))
@@ -175,8 +207,25 @@ def _step(item: str | dict[str, Any], source: Source, index: int, base: Path) ->
         raise ConfigError(f"steps.{index}: {unknown_key(name, set(known))}", where=source.place((*place, name)))
     kind = plugins.load("headway.steps", name)
     config = validate(kind.Config, values or {}, source, (*place, name))
-    order = kind.order(config) if hasattr(kind, "order") else Order()
-    return StepChoice(name, kind.stage, config, order, base)
+    return StepChoice.of(name, config, base)
+
+
+def _auto(data: dict[str, Any], source: Source) -> AutoConfig | None:
+    """What `steps: auto` asks for, which is taken out of `data`; None where steps are named, or nothing is said."""
+    asked = data.get("steps")
+    if asked == "auto":
+        asked = {"auto": None}
+    if not isinstance(asked, dict) or list(asked) != ["auto"]:
+        return None
+    del data["steps"]
+    place = ("steps", "auto")
+    auto = validate(AutoConfig, asked["auto"] or {}, source, place)
+    known = set(plugins.names("headway.steps"))
+    for i, name in enumerate(auto.allow or ()):
+        if name not in known:
+            message = f"steps.auto.allow.{i}: {unknown_key(name, known, 'step')}"
+            raise ConfigError(message, where=source.place((*place, "allow", i)))
+    return auto
 
 
 def _processing(given: str | dict[str, Any] | None, source: Source, base: Path) -> Declaration | None:
@@ -187,8 +236,12 @@ def _processing(given: str | dict[str, Any] | None, source: Source, base: Path) 
     return Declaration.of(given, source, base, ("processing",)) if given is not None else None
 
 
-def _check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Source) -> None:
-    """Refuse, before any work, an order of steps that cannot be carried out."""
+def check_order(config: RecipeConfig, steps: Sequence[StepChoice], source: Source) -> None:
+    """Refuse, before any work, an order of steps that cannot be carried out.
+
+    Raises:
+        ConfigError: with the reason, and the step's place in `source`.
+    """
     graph = ""
     for i, step in enumerate(steps):
         where = source.place(("steps", i))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from headway.bundles.manifest import StepRecord
@@ -11,6 +10,8 @@ from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
 from headway.shipping.joined import joined
 from headway.shipping.recipe import Recipe
+from headway.shipping.search.report import search_picture, style, svg
+from headway.shipping.search.result import SearchResult
 from headway.shipping.slower import Slower
 from headway.shipping.verdict import Judged
 
@@ -30,6 +31,7 @@ def render(
     judged: Mapping[str, Judged],
     evaluation: Evaluation,
     slower: Mapping[str, Slower],
+    search: SearchResult | None = None,
 ) -> str:
     """The report's HTML.
 
@@ -41,6 +43,7 @@ def render(
         judged: every variant by id.
         evaluation: the figures.
         slower: why variants are not faster than what they were made from, by id.
+        search: how the steps were found; None where the recipe names them.
     """
     from jinja2 import Environment
 
@@ -63,13 +66,18 @@ def render(
         joined={id_: joined(it.comparison, it.over.parent, id_) for id_, it in slower.items()},
         ledger=_ledger(judged),
         tighter=_tighter(judged[nearest], recipe.config.target.keep_accuracy),
+        search=search,
+        front=search_picture(search, recipe.config.target.keep_accuracy) if search is not None else "",
     )
 
 
-def _ledger(judged: Mapping[str, Judged]) -> dict[str, StepRecord]:
-    """Every step that was taken, by the steps up to it; what variants share stands once."""
-    records = [variant.built.records for variant in judged.values()]
-    return {", ".join(r.step for r in taken[: i + 1]): taken[i] for taken in records for i in range(len(taken))}
+def _ledger(judged: Mapping[str, Judged]) -> list[tuple[str, StepRecord]]:
+    """Every step that was taken, with the steps up to it; what variants share stands once."""
+    found = {}
+    for taken in (variant.built.records for variant in judged.values()):
+        for i, record in enumerate(taken):
+            found[record.checkpoint] = ", ".join(r.step for r in taken[: i + 1]), record
+    return list(found.values())
 
 
 def _rankings(judged: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:
@@ -98,13 +106,11 @@ def _tighter(judged: Judged, keep: float) -> list[tuple[float, str]]:
 
 def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) -> str:
     """Accuracy against latency as SVG: each variant with its intervals, the original, and what must be kept."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     reference = evaluation.reference
-    # Text stays text, and element ids do not change from run to run.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "headway", "font.size": 11}):
+    with style():
         figure = Figure(figsize=(8.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
         metric = next(iter(judged.values())).card.accuracy.metric
@@ -147,10 +153,7 @@ def _picture(judged: Mapping[str, Judged], evaluation: Evaluation, keep: float) 
         axes.margins(x=0.14, y=0.18)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-        drawn = StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    svg = drawn.getvalue()
-    return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not know
+        return svg(figure)
 
 
 def _label(axes: "Axes", text: str, x: float, y: float, middle: float, level: int) -> None:

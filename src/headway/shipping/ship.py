@@ -13,7 +13,7 @@ from headway.bundles.padding import check_padding
 from headway.bundles.processing import Prepared, open_processing
 from headway.bundles.seal import Draft, check_target, seal
 from headway.core import machine, plugins
-from headway.core.errors import MissingDependencyError, TaskError
+from headway.core.errors import TaskError
 from headway.core.files import atomic_folder, digest_file, exclusive, folder_lock, write_atomic
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
@@ -22,14 +22,27 @@ from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.runtime import Runtime, Session
 from headway.serve.padding import Padding, refuted
 from headway.shipping import gate
-from headway.shipping.build import Builder, Built, identify
-from headway.shipping.evaluate import EAGER, FILE, METHOD, Evaluation, Original, Subject, evaluate, golden, specs
+from headway.shipping.build import Builder, identify
+from headway.shipping.evaluate import (
+    EAGER,
+    FILE,
+    METHOD,
+    Evaluation,
+    Original,
+    Subject,
+    evaluate,
+    golden,
+    open_subjects,
+    specs,
+)
 from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage
-from headway.shipping.plan import plans
+from headway.shipping.plan import UNCHANGED, plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
 from headway.shipping.report import render
+from headway.shipping.search.result import SearchResult
+from headway.shipping.search.search import Search, open_space
 from headway.shipping.slower import explain
 from headway.shipping.store import Store, ship_cache
 from headway.shipping.verdict import Judged, ShipResult, Verdict, best
@@ -79,6 +92,7 @@ class _Road:
         self.recipe, self.out, self.register, self.progress = recipe, out, register, progress
         if recipe.onnx is not None:
             require_whole_onnx(recipe.onnx)
+        self.space = open_space(recipe) if recipe.auto is not None else None
         asked = recipe.config.task
         self.task = load_task(asked.use, asked.args, recipe.base)
         check(self.task, progress)
@@ -90,10 +104,12 @@ class _Road:
 
     def travel(self) -> ShipResult:
         """Build, measure, judge, and seal or refuse."""
-        built = [self.builder.build(plan) for plan in plans(self.recipe.steps)]
         with ExitStack() as open_sessions:
             original = self._original(open_sessions)
-            subjects = self._subjects(built, open_sessions)
+            search = self._search(original)
+            asked = plans(self.recipe.steps) if search is None else (UNCHANGED, *search.finalists.values())
+            built = [self.builder.build(plan) for plan in asked]
+            subjects = open_subjects(built, self.recipe.config.target, open_sessions)
             evaluation, key = self._evaluation(original, subjects)
             example = self.builder.example(1)
             slower = explain(
@@ -106,14 +122,18 @@ class _Road:
                 undecided = any(j.gate.outcome == "insufficient" for j in judged.values())
                 verdict: Verdict = "insufficient" if undecided else "refused"
                 report = self.out.with_name(self.out.name + ".refused.html")
-                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower))
-                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower)
-            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower)
-            bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key)
+                write_atomic(report, render(self.recipe, verdict, None, nearest, judged, evaluation, slower, search))
+                return ShipResult(verdict, None, None, None, nearest, report, judged, evaluation, slower, search)
+            html = render(self.recipe, "shipped", nearest, nearest, judged, evaluation, slower, search)
+            bundle = self._seal(original.session, subjects, evaluation, passed, nearest, html, key, search)
         version = Registry().add(bundle).version if self.register else bundle.manifest.version
-        return ShipResult(
-            "shipped", self.out, version, nearest, nearest, self.out / "report.html", judged, evaluation, slower
-        )
+        report = self.out / "report.html"
+        return ShipResult("shipped", self.out, version, nearest, nearest, report, judged, evaluation, slower, search)
+
+    def _search(self, original: Original) -> SearchResult | None:
+        if self.space is None:
+            return None
+        return Search(self.space, self.task, self.identity, self.store, original, self.progress).run()
 
     def _prepared(self, declaration: Declaration) -> Prepared:
         """The processing, held against the model as it is before any training: its shapes stay."""
@@ -155,24 +175,6 @@ class _Road:
                 remedy="Name and shape the task's inputs as the file has them; its first dimension must vary (batch).",
             )
 
-    def _subjects(self, built: Sequence[Built], stack: ExitStack) -> dict[str, Subject]:
-        """Every variant on every runtime that reads its format and works on the target's devices."""
-        target, subjects = self.recipe.config.target, {}
-        runtimes = [plugins.load("headway.runtimes", name)() for name in plugins.names("headway.runtimes")]
-        ready = [r for r in runtimes if all(r.available(device).ready for device in target.devices)]
-        for variant in built:
-            fit = [r for r in ready if variant.format in r.formats]
-            for runtime in fit:
-                session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
-                stack.callback(session.close)
-                id_ = variant.plan.id if len(fit) == 1 else f"{variant.plan.id}-{runtime.name}"
-                subjects[id_] = Subject(variant, runtime.name, session)
-        if not subjects:
-            raise MissingDependencyError(
-                "no runtime here can run the variants", remedy="Install one with: pip install onnxruntime"
-            )
-        return subjects
-
     def _evaluation(self, original: Original, subjects: Mapping[str, Subject]) -> tuple[Evaluation, dict[str, Any]]:
         target = self.recipe.config.target
         candidates = sum(bool(subject.built.plan.steps) for subject in subjects.values())
@@ -209,6 +211,7 @@ class _Road:
         chosen: str,
         html: str,
         key: Mapping[str, Any],
+        search: SearchResult | None,
     ) -> Bundle:
         """Seal what passed, or take the same bundle from an earlier run, and put a copy at `out`."""
         samples = with_own(golden(session, self.task.parts.test), {id_: subjects[id_].session for id_ in passed})
@@ -225,7 +228,12 @@ class _Road:
             variants=tuple(_variant(id_, j, evaluation, own[id_]) for id_, j in passed.items()),
             chosen=chosen,
             contract=self.contract,
-            lineage=lineage(self.recipe, self.identity, {id_: j.built.records for id_, j in passed.items()}),
+            lineage=lineage(
+                self.recipe,
+                self.identity,
+                {id_: j.built.records for id_, j in passed.items()},
+                search.summary() if search is not None else {},
+            ),
             padding=self._padding(subjects[chosen].session, samples, evaluation.tolerances[chosen]),
         )
         models = {id_: j.built.file for id_, j in passed.items()}
@@ -235,6 +243,8 @@ class _Road:
             prove(made)
 
         asked = {"key": key, "recipe": self.recipe.config.model_dump(mode="json"), "register": self.register}
+        if search is not None:
+            asked["search"] = search.document()
         if self.prepared is not None:
             asked["processing"] = digest(self.prepared)
         sealed = self.store.stage("bundle", asked, build) / "bundle"

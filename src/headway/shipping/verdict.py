@@ -10,6 +10,7 @@ from headway.core import machine
 from headway.shipping import gate
 from headway.shipping.build import Built
 from headway.shipping.evaluate import Evaluation
+from headway.shipping.search.result import SearchResult
 from headway.shipping.slower import Slower
 
 Verdict = Literal["shipped", "refused", "insufficient"]
@@ -49,6 +50,7 @@ class ShipResult:
         judged: every variant by id.
         evaluation: the figures.
         slower: why those variants that are not faster than what they were made from are not, by id.
+        search: how the steps were found; None where the recipe names them.
     """
 
     verdict: Verdict
@@ -60,6 +62,7 @@ class ShipResult:
     judged: Mapping[str, Judged]
     evaluation: Evaluation
     slower: Mapping[str, Slower] = field(default_factory=dict)
+    search: SearchResult | None = None
 
     def document(self) -> dict[str, Any]:
         """The document that `headway ship --json` prints."""
@@ -73,6 +76,7 @@ class ShipResult:
             "report": str(self.report),
             "reference": reference.model_dump(mode="json"),
             "variants": [{**_document(id_, judged), **self._because(id_)} for id_, judged in self.judged.items()],
+            "search": self.search.document() if self.search is not None else None,
             "machine": machine.here().model_dump(mode="json"),
         }
 

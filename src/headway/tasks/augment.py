@@ -29,3 +29,19 @@ def shift_images(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def flip_and_shift_images(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Mirror the input called "image" with probability one half and shift it by up to one pixel."""
     return {**inputs, "image": shift(flip(inputs["image"]))}
+
+
+def turn(pictures: torch.Tensor) -> torch.Tensor:
+    """Turn and mirror each square picture, [N, C, S, S], into one of the eight ways to lay it down."""
+    ways = torch.randint(0, 8, (len(pictures),))
+    turned = torch.empty_like(pictures)
+    for way in range(8):
+        rows = ways == way
+        some = torch.rot90(pictures[rows], way % 4, (2, 3))
+        turned[rows] = some.flip(3) if way >= 4 else some
+    return turned
+
+
+def turn_images(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Lay the input called "image" down in one of eight ways."""
+    return {**inputs, "image": turn(inputs["image"])}

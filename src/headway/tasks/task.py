@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +56,6 @@ class Task:
             name are equally long. A part pads a batch's rows to the longest of them, and a row alone not at all.
         padding: what fills up a shorter row, by input, where that changes no answer; requests of different lengths
             then share a run. It is tried before a bundle says so.
-        files: what the factory reads: results depend on their content.
     """
 
     parts: Parts
@@ -69,7 +67,6 @@ class Task:
     output_names: tuple[str, ...] = ("logits",)
     varying: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     padding: Mapping[str, float] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
 
 
 TaskFactory = Callable[..., Task]

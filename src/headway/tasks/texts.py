@@ -91,7 +91,6 @@ def texts(
         labels=tuple(labels),
         varying=VARYING,
         padding=PADDING,
-        files=(_file(weights),) if weights else (),
     )
 
 

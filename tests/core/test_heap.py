@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from headway.serve import heap
+from headway.core import heap
 
 CODE = """
 import psutil
-from headway.serve import heap
+from headway.core import heap
 
 blocks = [bytearray(2_000) for _ in range(50_000)]
 kept = blocks[::1000]  # spread over the heap, so that it cannot shrink from its end

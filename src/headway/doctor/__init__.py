@@ -1,0 +1,1 @@
+"""What of this machine and environment would stand in a bundle's or a recipe's way."""
