@@ -22,6 +22,7 @@ from headway.cli import (
     runtimes,
     serve,
     ship,
+    train,
 )
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
@@ -37,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(ship.ship)
+app.command()(train.train)
 app.command()(pack.pack)
 app.command()(profile.profile)
 app.command()(serve.serve)

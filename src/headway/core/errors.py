@@ -13,7 +13,8 @@ HeadwayError
 │   ├── BusyError               another process holds what this one needs
 │   └── StorageError            no space, read-only, or not writable
 ├── RefusedError                exit 3: a gate said no
-└── MissingDependencyError      exit 4: the environment lacks something
+├── MissingDependencyError      exit 4: the environment lacks something
+└── WorkerError                 exit 4: a process that worked along was lost
 
 Anything else that escapes is a bug: traceback, exit 1.
 """
@@ -100,6 +101,12 @@ class RefusedError(HeadwayError):
 
 class MissingDependencyError(HeadwayError):
     """The environment lacks something that can be installed."""
+
+    exit_code = 4
+
+
+class WorkerError(HeadwayError):
+    """A process that worked along was lost: killed, out of memory, or its machine is gone."""
 
     exit_code = 4
 

@@ -6,7 +6,7 @@ Every stage's result is kept in the store, so that variants share what they have
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +34,8 @@ from headway.tasks.loading import load_function, source_digest
 
 if TYPE_CHECKING:
     import torch
+
+    from headway.train.world import World
 
 _WEIGHTS, _RECORD = "weights.safetensors", "record.json"
 _TOOLS = ("headway", "torch", "onnx", "onnxscript", "onnxruntime", "torch-pruning")
@@ -80,6 +82,37 @@ def identify(recipe: Recipe, task: Task, source_sha256: str) -> Identity:
     )
 
 
+def train_here(
+    recipe: Recipe,
+    task: Task,
+    weights: Path,
+    checkpoints: Path,
+    progress: Progress,
+    *,
+    run: Run | None = None,
+    world: "World | None" = None,
+) -> None:
+    """Train the recipe's model; the first process writes `weights`, and how it went beside it, as `.json`.
+
+    Args:
+        checkpoints: a folder.
+        run: the record that training is written into, if there is one.
+        world: the processes that train together.
+    """
+    from headway.train.loop import fit
+    from headway.train.run_log import writers
+    from headway.train.weights import save_weights
+    from headway.train.world import ALONE
+
+    world, settings = world or ALONE, recipe.config.train
+    model = build_model(task, settings.seed)
+    with writers(settings.log if world.rank == 0 else (), run) as monitors:
+        result = fit(model, task, settings, folder=checkpoints, progress=progress, monitors=monitors, world=world)
+    if world.rank == 0:
+        save_weights(model, weights)
+        write_atomic(weights.with_suffix(".json"), json.dumps(result.document(), indent=2))
+
+
 def _start(task: Task, seed: int) -> str:
     """Digest of the weights that training begins with, which a factory may read from a file or make in any way."""
     from headway.train.checkpoint import state_digest
@@ -97,6 +130,7 @@ class Builder:
         store: where they are kept.
         progress: told of long work.
         run: the record that training is written into, if there is one.
+        trainer: trains the model in other processes, as `train_here` does in this one; None trains here.
     """
 
     def __init__(
@@ -107,8 +141,9 @@ class Builder:
         store: Store,
         progress: Progress,
         run: Run | None = None,
+        trainer: Callable[[Path, Path], None] | None = None,
     ) -> None:
-        self._run = run
+        self._run, self._trainer = run, trainer
         self.recipe, self.task, self.store, self.progress = recipe, task, store, progress
         self._identity = identity.key()
         self._threads = recipe.config.target.threads
@@ -144,7 +179,7 @@ class Builder:
         """What training came to, as `TrainResult` has it; empty where the recipe brings a model."""
         if self.recipe.config.model is not None:
             return {}
-        found: dict[str, Any] = json.loads((self._module_folders(UNCHANGED)[0] / _RECORD).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(self.original_weights().with_suffix(".json").read_text(encoding="utf-8"))
         return found
 
     def original_weights(self) -> Path:
@@ -173,16 +208,10 @@ class Builder:
         return folders
 
     def _train(self, out: Path, scratch: Path) -> None:
-        from headway.train.loop import fit
-        from headway.train.run_log import writers
-        from headway.train.weights import save_weights
-
-        config = self.recipe.config.train
-        model = build_model(self.task, config.seed)
-        with writers(config.log, self._run) as monitors:
-            result = fit(model, self.task, config, folder=scratch, progress=self.progress, monitors=monitors)
-        save_weights(model, out / _WEIGHTS)
-        write_atomic(out / _RECORD, json.dumps(result.document(), indent=2))
+        if self._trainer is not None:
+            self._trainer(out / _WEIGHTS, scratch)
+        else:
+            train_here(self.recipe, self.task, out / _WEIGHTS, scratch, self.progress, run=self._run)
 
     def _load(self, out: Path, scratch: Path) -> None:
         from headway.train.weights import load_weights, save_weights

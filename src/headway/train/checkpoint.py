@@ -49,7 +49,7 @@ class Checkpoint:
         model.load_state_dict(_under("model.", self.tensors))
         _restore_optimizer(optimizer, self.tensors)
         scaler.load_state_dict(self.state["scaler"])
-        _restore_random(self.state["random"], self.tensors, device)
+        restore_random(self.state["random"], self.tensors, device)
 
 
 def write(
@@ -66,9 +66,9 @@ def write(
     Raises:
         StorageError: no space, or not writable; the last checkpoint is intact.
     """
-    randoms, random_tensors = _random_state(device)
+    randoms, random_tensors = random_state(device)
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= _optimizer_state(optimizer) | random_tensors
+    tensors |= optimizer_state(optimizer) | random_tensors
     # Copies: safetensors refuses tensors that share memory or are not contiguous (tied weights, channels_last).
     tensors = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -121,7 +121,8 @@ def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Its tensors: `optimizer.N.*`, N being the parameter's place."""
     state = optimizer.state_dict()["state"]
     return {
         f"optimizer.{index}.{name}": value
@@ -144,7 +145,26 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, t
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _random_state(device: torch.device) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def empty_optimizer_state(
+    optimizer: torch.optim.Optimizer, shapes: Mapping[str, tuple[torch.Size, torch.dtype]]
+) -> dict[int, dict[str, torch.Tensor]]:
+    """Tensors to fill, for each `optimizer.N.*` among `shapes`; those of a parameter's shape lie as it does."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, (shape, dtype) in shapes.items():
+        kind, _, place = name.partition(".")
+        if kind == "optimizer":
+            index, _, key = place.partition(".")
+            parameter = parameters[int(index)].detach()
+            alike = shape == parameter.shape and len(shape) > 0
+            state.setdefault(int(index), {})[key] = (
+                torch.empty_like(parameter, dtype=dtype) if alike else torch.empty(shape, dtype=dtype)
+            )
+    return state
+
+
+def random_state(device: torch.device) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Where Python's, numpy's and torch's random numbers stand: as JSON, and the tensors `random.*`."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, words, cached = random.getstate()
     tensors = {"random.torch": torch.get_rng_state()}
@@ -157,7 +177,8 @@ def _random_state(device: torch.device) -> tuple[dict[str, Any], dict[str, torch
     return as_json, tensors
 
 
-def _restore_random(as_json: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+def restore_random(as_json: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Put them where `random_state` found them."""
     name, keys, position, has_gauss, gauss = as_json["numpy"]
     np.random.set_state((name, np.asarray(keys, np.uint32), position, has_gauss, gauss))
     version, words, cached = as_json["python"]

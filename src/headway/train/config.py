@@ -18,11 +18,22 @@ class HealthConfig(Config):
     every: int = Field(20, ge=1, le=2**31, description="Steps between two looks at every tensor.")
 
 
+class Parallel(Config):
+    """How the processes of `headway train --nproc` share the work; the four numbers multiply to their count."""
+
+    data: Literal["auto"] | int = Field(
+        "auto", description="Copies of the model, each with its rows of a batch; `auto` takes what is left."
+    )
+    shard: int = Field(1, ge=1, description="Processes over which one copy's weights and optimizer are spread (FSDP2).")
+    tensor: int = Field(1, ge=1, description="Processes that share each layer.")
+    pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers.")
+
+
 class TrainConfig(Config):
     """Training with AdamW or SGD under a warm-up and cosine schedule."""
 
     epochs: float = Field(8, gt=0, le=1_000_000, description="Passes over the training part; a fraction is allowed.")
-    batch_size: int = Field(128, ge=1, le=2**20, description="Rows a step and process, before accumulation.")
+    batch_size: int = Field(128, ge=1, le=2**20, description="Rows a step, over all processes, before accumulation.")
     accumulate: int = Field(1, ge=1, le=2**20, description="Batches whose gradients are added up before a step.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="`auto` takes bf16 where the device computes it natively, else fp32. fp16 scales the loss."
@@ -34,9 +45,19 @@ class TrainConfig(Config):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="After the warm-up.")
     clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; null leaves gradients as they are.")
+    parallel: Parallel = Field(Parallel(), description="How several processes share the work.")
+    compress: Literal["none", "fp16", "bf16", "powersgd"] = Field(
+        "none", description="How gradients are sent between copies of the model; all but `none` lose some of them."
+    )
+    checkpoint_activations: Literal["none", "full", "selective"] = Field(
+        "none",
+        description="What the backward pass computes anew, to save memory: every activation inside the model's "
+        "repeated blocks, or all but what products and convolutions return.",
+    )
     checkpoint_seconds: float = Field(
         30, gt=0, description="Seconds between checkpoints; one is also written at each epoch's end and on Ctrl-C."
     )
+    keep_checkpoints: int = Field(2, ge=1, le=10_000, description="Of several processes; one process alone keeps one.")
     device: str = Field("auto", description="`auto`, `cpu`, or an accelerator as torch names it.")
     threads: int | None = Field(
         None,

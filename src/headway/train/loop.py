@@ -1,10 +1,11 @@
-"""The training loop: one process, one clear loop.
+"""The training loop: one clear loop, for one process or many.
 
 Everything a step does follows from its number (`plan.py`), so a checkpoint is the weights, the optimizer, the random
 numbers and that number, and a resumed run ends with the same bits as one that was never disturbed.
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,15 +25,30 @@ from headway.tasks import Task
 from headway.tasks.factory import user_error
 from headway.tasks.parts import Inputs, Part
 from headway.tasks.seeding import seeded
-from headway.train import checkpoint
-from headway.train.config import TrainConfig
+from headway.train import checkpoint, dcp
+from headway.train.blocks import recomputed
+from headway.train.config import HealthConfig, TrainConfig
 from headway.train.health import Health, not_finite
 from headway.train.monitor import Monitor, StepDone
+from headway.train.parallel import copied, gather, gradients, sharded, whole
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
 from headway.train.result import Epoch, TrainResult
 from headway.train.scope import Interrupts, threads
+from headway.train.traffic import Traffic
+from headway.train.world import ALONE, World
 
+_INDECISIVE = {
+    "checkpoint_seconds",
+    "threads",
+    "device",
+    "precision",
+    "parallel",
+    "checkpoint_activations",
+    "keep_checkpoints",
+    "health",
+    "log",
+}
 _LEAST_SCALE = 2.0**-10  # fp16 gradients that overflow even so are not an accident of one batch
 
 
@@ -45,6 +61,7 @@ def fit(
     progress: Progress = SILENT,
     title: str = "train",
     monitors: Sequence[Monitor] = (),
+    world: World = ALONE,
 ) -> TrainResult:
     """Train `model` in place on the task's training part; it comes back in evaluation mode, on the device it was on.
 
@@ -57,12 +74,14 @@ def fit(
             returns at once; another run's, or a damaged one, is passed over. None keeps no checkpoints.
         title: of the progress bar.
         monitors: told of every step, beside the one that `config.health` asks for.
+        world: the processes that train together; each calls this with the same model, task and configuration.
 
     Raises:
         DataError: the training part is empty, or a batch holds NaN or infinity.
         TaskError: the loss or a gradient is no longer finite, `config.health` stops the run, or the user's code raises.
         ConfigError: there is no such device here.
         StorageError: a checkpoint could not be written.
+        WorkerError: another process was lost.
     """
     if len(task.parts.train) == 0:
         raise DataError("the training part is empty", where="train")
@@ -71,13 +90,17 @@ def fit(
     home = next(model.parameters()).device
     with ExitStack() as scope:
         scope.enter_context(threads(config.threads))
-        scope.enter_context(seeded(config.seed))
-        run = _Run.start(model, task, config, folder, Health(config.health, progress, monitors))
+        scope.enter_context(seeded((config.seed + world.rank) % 2**32))  # each share is augmented in its own way
+        scope.enter_context(world.watch())
+        scope.enter_context(recomputed(model, config.checkpoint_activations))
+        run = _Run.start(model, task, config, folder, world, _health(config, world, progress, monitors))
         try:
             run.resume(progress)
             with progress.work(title, run.plan.steps) as bar:
                 run.train(bar)
+            gather(run.model, model)
         finally:
+            run.close()
             model.to(device=home).eval()
             _lay_out(model, torch.contiguous_format)
         return run.result()
@@ -108,12 +131,22 @@ class _Run:
     key: str
     channels_last: bool
     health: Health
+    world: World
+    net: torch.nn.Module
+    traffic: Traffic | None
+    writer: dcp.Writer | None
     state: _State = field(default_factory=_State)
     resumed: int = 0
 
     @classmethod
     def start(
-        cls, model: torch.nn.Module, task: Task, config: TrainConfig, folder: Path | None, health: Health
+        cls,
+        model: torch.nn.Module,
+        task: Task,
+        config: TrainConfig,
+        folder: Path | None,
+        world: World,
+        health: Health,
     ) -> "_Run":
         precision = choose(config)
         key = _key(model, task.parts.train, config, precision) if folder else ""
@@ -122,6 +155,8 @@ class _Run:
         channels_last = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
         if channels_last:
             _lay_out(model, torch.channels_last)
+        model = sharded(model, world, precision)
+        net, traffic = copied(model, world, config)
         return cls(
             model=model,
             task=task,
@@ -133,35 +168,59 @@ class _Run:
             key=key,
             channels_last=channels_last,
             health=health,
+            world=world,
+            net=net,
+            traffic=traffic,
+            writer=dcp.Writer(folder, key, world, config.keep_checkpoints) if folder and world.size > 1 else None,
         )
 
     def resume(self, progress: Progress) -> None:
         """Go on from the checkpoint, where there is a sound one of this very run."""
         if self.folder is None:
             return
+        saved = self._several(progress) if self.writer or dcp.present(self.folder) else self._single(progress)
+        if saved is None:
+            return
+        self.scaler.load_state_dict(saved["scaler"])
+        done = saved["progress"]
+        self.state = _State(**{**done, "history": [Epoch(**epoch) for epoch in done["history"]]})
+        self.health.restore(saved.get("health", {}))
+        self.resumed = self.state.step
+        progress.say(f"going on from step {self.resumed} of {self.plan.steps}")
+
+    def _several(self, progress: Progress) -> dict[str, Any] | None:
+        assert self.folder is not None  # noqa: S101  (the caller has looked)
+        found = dcp.find(self.folder, self.key, self.world, progress.say)
+        if found is None:
+            return None
+        found.restore(self.model, self.optimizer, self.precision.device, self.world.rank)
+        return found.state
+
+    def _single(self, progress: Progress) -> dict[str, Any] | None:
+        assert self.folder is not None  # noqa: S101  (the caller has looked)
         try:
             found = checkpoint.read(self.folder)
         except FormatError as error:
             progress.say(f"{error}\n  Training begins afresh.")
-            return
+            return None
         if found is None:
-            return
+            return None
         if found.run != self.key:
             progress.say(f"{self.folder / checkpoint.NAME}: of another run; training begins afresh")
-            return
+            return None
         found.restore(self.model, self.optimizer, self.scaler, self.precision.device)
-        saved = found.state["progress"]
-        self.state = _State(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
-        self.health.restore(found.state.get("health", {}))
-        self.resumed = self.state.step
-        progress.say(f"going on from step {self.resumed} of {self.plan.steps}")
+        return found.state
 
     def save(self) -> None:
         """Write a checkpoint, where they are kept."""
-        if self.folder is not None:
-            state = {"progress": asdict(self.state), "health": self.health.state()}
-            device = self.precision.device
+        state = {"progress": asdict(self.state), "health": self.health.state()}
+        device = self.precision.device
+        if self.writer is not None:
+            state["scaler"] = self.scaler.state_dict()
+            self.writer.start(self.state.step, state, self.model, self.optimizer, device)
+        elif self.folder is not None:
             checkpoint.write(self.folder, self.key, state, self.model, self.optimizer, self.scaler, device)
+            dcp.clear(self.folder)
 
     def train(self, bar: Bar) -> None:
         """Every step that is left."""
@@ -184,10 +243,15 @@ class _Run:
                 if ended:
                     self.end_epoch()
                 state.step += 1
-                if ended or interrupts.pending or time.monotonic() - saved > config.checkpoint_seconds:
+                overdue = time.monotonic() - saved > config.checkpoint_seconds
+                stop, due = self.world.agree(interrupts.pending is not None, overdue)
+                if ended or stop or due:
                     self.save()
                     saved = time.monotonic()
-                if interrupts.pending:
+                if self.writer is not None and (stop or state.step == plan.steps):
+                    self.writer.wait()
+                if stop:
+                    interrupts.pending = interrupts.pending or signal.SIGTERM  # where another process was told
                     interrupts.deliver()
 
     def step(self) -> StepDone:
@@ -199,24 +263,27 @@ class _Run:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.precision.device)
-        for batch in batches:
-            inputs, targets = self.task.parts.train.batch(batch)
-            loss = self._loss(inputs, targets) * (len(batch) / rows)
-            torch.autograd.backward(self.scaler.scale(loss))
+        for number, batch in enumerate(batches, 1):
+            mine, weight = self.world.share(batch)
+            inputs, targets = self.task.parts.train.batch(mine)
+            with gradients(self.net, last=number == len(batches)):
+                loss = self._loss(inputs, targets) * (weight * len(batch) / rows)
+                torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
-                return self._broken("the loss", inputs, batch.tolist())
+                return self._broken("the loss", inputs, mine.tolist())
+        total = self.world.settle(total, self.model)
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        whole = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        done = StepDone(self.state.step + 1, total.item(), float(whole), lr, rows)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        done = StepDone(self.state.step + 1, total.item(), float(whole(norm)), lr, rows)
         if math.isfinite(done.norm):
             done = replace(done, skipped=self.health.after_backward(self.state.step, done.loss, done.norm))
         elif not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE:
-            done = self._broken("a gradient", inputs, batch.tolist())
+            done = self._broken("a gradient", inputs, mine.tolist())
         if not done.skipped:
             if (limit := self.plan.config.clip) is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, limit, whole)
+                torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.state.loss_sum += total.item() * rows
@@ -240,7 +307,7 @@ class _Run:
         tensors = {name: self._place(value) for name, value in tensors.items()}
         wanted = torch.from_numpy(targets).to(device)
         with self.precision.autocast():
-            outputs = _users("the model", forward, self.model, tensors, self.task.output_names)
+            outputs = _users("the model", forward, self.net, tensors, self.task.output_names)
         outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
         loss = _users("the loss", self.task.loss or cross_entropy, outputs, wanted)
         if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
@@ -278,6 +345,11 @@ class _Run:
         state.loss_sum, state.loss_rows = 0.0, 0
         self.health.after_epoch(state.step + 1, state.history[-1])
 
+    def close(self) -> None:
+        """Leave no thread behind."""
+        if self.writer is not None:
+            self.writer.close()
+
     def result(self) -> TrainResult:
         """What `fit` returns."""
         last = self.state.history[-1]
@@ -294,7 +366,17 @@ class _Run:
             findings=tuple(finding.document() for finding in self.health.findings),
             norms=tuple(self.health.norms),
             skipped=self.health.skipped,
+            processes=self.world.size,
+            communication=self.traffic.told(self.state.step - self.resumed) if self.traffic else None,
         )
+
+
+def _health(config: TrainConfig, world: World, progress: Progress, monitors: Sequence[Monitor]) -> Health:
+    """Watches the run. Of several processes each holds a share of the tensors, and none may leave out a step alone:
+    there it only passes on what happens.
+    """
+    watched = config.health if world.size == 1 else HealthConfig(policy="off")
+    return Health(watched, progress, monitors)
 
 
 def _lengths(part: Part) -> tuple[int, ...]:
@@ -304,9 +386,7 @@ def _lengths(part: Part) -> tuple[int, ...]:
 
 def _key(model: torch.nn.Module, part: Part, config: TrainConfig, precision: Precision) -> str:
     """Digest of what decides the outcome: a checkpoint of anything else is not this run's."""
-    decisive = config.model_dump(
-        mode="json", exclude={"checkpoint_seconds", "threads", "device", "precision", "health", "log"}
-    )
+    decisive = config.model_dump(mode="json", exclude=_INDECISIVE)
     decisive |= {
         "skips": config.health.policy == "skip",
         "precision": precision.name,

@@ -22,6 +22,23 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Communication:
+    """What a step's gradients cost on the wire, on average, as this process saw it.
+
+    Attributes:
+        bytes: sent by each process of a ring.
+        seconds: from a bucket's start to its end, summed up; the backward pass goes on meanwhile.
+        bandwidth: bytes/s.
+        efficiency: share of the bandwidth that one all-reduce of 8 MiB reached when the run began.
+    """
+
+    bytes: float
+    seconds: float
+    bandwidth: float
+    efficiency: float
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What training came to.
 
@@ -38,6 +55,8 @@ class TrainResult:
         findings: what was odd, each as `headway.train.monitor.Finding` has it.
         norms: (step, norm of the gradient before clipping), at most 400.
         skipped: steps that were left out.
+        processes: that trained together, in the last piece.
+        communication: between copies of the model, in the last piece.
     """
 
     epochs: float
@@ -52,6 +71,8 @@ class TrainResult:
     findings: tuple[dict[str, Any], ...] = ()
     norms: tuple[tuple[int, float], ...] = ()
     skipped: int = 0
+    processes: int = 1
+    communication: Communication | None = None
 
     def document(self) -> dict[str, Any]:
         """As JSON has it, for a bundle's lineage."""

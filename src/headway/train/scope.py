@@ -59,4 +59,5 @@ class Interrupts:
         """Raise the signal that was held back, with its own handler in place."""
         number, self.pending = self.pending, None
         if number is not None:
+            self._restore(number)
             signal.raise_signal(number)

@@ -1,0 +1,120 @@
+"""`headway train`: the first stage of the road alone, in one process or many."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headway.core import plugins
+from headway.core.errors import ConfigError, StorageError
+from headway.core.files import atomic_file, write_atomic
+from headway.core.progress import SILENT, Progress
+from headway.shipping.build import Builder, identify, train_here
+from headway.shipping.recipe import Recipe
+from headway.shipping.store import Store, ship_cache
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left.
+
+    Attributes:
+        weights: the safetensors file.
+        record: how it went, as `TrainResult.document` has it.
+    """
+
+    weights: Path
+    record: dict[str, Any]
+
+
+def train(
+    recipe: Path,
+    *,
+    out: Path | None = None,
+    overrides: Sequence[str] = (),
+    processes: int = 1,
+    restarts: int = 3,
+    fresh: bool = False,
+    progress: Progress = SILENT,
+) -> Trained:
+    """Train a recipe's model and write its weights; `ship` of the same recipe then takes it as it is.
+
+    Args:
+        out: the safetensors file, with the record beside it as `.json`; by default the recipe's name, here.
+        overrides: `key.key=value` texts that win over the recipe's file.
+        processes: on this machine.
+        restarts: how often all of them are started again after one was lost.
+        fresh: take nothing from earlier runs.
+
+    Raises:
+        UsageError: the recipe, the task or the data are wrong; nothing was written to `out`.
+        WorkerError: a process was lost more often than `restarts`.
+        MissingDependencyError: a package of the `ship` extra is not installed.
+    """
+    from headway.tasks.checks import check
+    from headway.tasks.loading import load_task, source_digest
+    from headway.train.mix import resolve
+
+    _need_torch()
+    read = _read(recipe, overrides)
+    resolve(read.config.train.parallel, processes)
+    target = (out or Path(f"{read.config.name}.safetensors")).resolve()
+    if target.is_dir():
+        raise StorageError("is a folder", where=str(target), remedy="Give --out the name of a file.")
+    asked = read.config.task
+    task = load_task(asked.use, asked.args, read.base)
+    check(task, progress)
+
+    def spread(weights: Path, checkpoints: Path) -> None:
+        from headway.train.launch import launch
+
+        settings = [word for text in overrides for word in ("--set", text)]
+        folders = ["--out", str(weights), "--checkpoints", str(checkpoints)]
+        launch(["train", str(recipe), *folders, *settings], processes, restarts, progress)
+
+    store = Store(ship_cache(), progress, fresh=fresh)
+    identity = identify(read, task, source_digest(asked.use, read.base))
+    builder = Builder(read, task, identity, store, progress, trainer=spread if processes > 1 else None)
+    weights = builder.original_weights()
+    with atomic_file(target) as copy:
+        shutil.copyfile(weights, copy)
+    record = weights.with_suffix(".json").read_text(encoding="utf-8")
+    write_atomic(target.with_suffix(".json"), record)
+    return Trained(target, json.loads(record))
+
+
+def work(
+    recipe: Path, *, out: Path | None, checkpoints: Path | None, overrides: Sequence[str], progress: Progress
+) -> None:
+    """The same in a process that torchrun started; the first of them writes the weights.
+
+    Args:
+        checkpoints: a folder that every process sees; by default beside `out`.
+    """
+    from headway.tasks.loading import load_task
+    from headway.train.world import join
+
+    _need_torch()
+    read = _read(recipe, overrides)
+    weights = (out or Path(f"{read.config.name}.safetensors")).resolve()
+    asked = read.config.task
+    with join(read.config.train) as world:
+        task = load_task(asked.use, asked.args, read.base)
+        told = progress if world.rank == 0 else SILENT
+        train_here(read, task, weights, checkpoints or weights.with_suffix(".checkpoints"), told, world=world)
+
+
+def _read(recipe: Path, overrides: Sequence[str]) -> Recipe:
+    read = Recipe.load(recipe, overrides)
+    if read.config.model is not None:
+        raise ConfigError("the recipe brings a trained model; there is nothing to train", where=str(recipe))
+    return read
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401  (everything below needs it; better said before any work)
+    except ModuleNotFoundError as error:
+        raise plugins.missing("torch", needed_by="headway train") from error

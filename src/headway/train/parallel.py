@@ -1,0 +1,77 @@
+"""The module that several processes train: copies of it (DDP), or shards (FSDP2), or copies of shards."""
+
+import copy
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from headway.train.blocks import blocks
+from headway.train.config import TrainConfig
+from headway.train.precision import Precision
+from headway.train.traffic import Traffic
+from headway.train.world import World
+
+
+def sharded(model: nn.Module, world: World, precision: Precision) -> nn.Module:
+    """What is trained in the place of `model`: itself, or a copy whose parameters lie in shards over the processes.
+
+    Each block is gathered when its turn comes, in bf16 where that is computed in, and gradients are averaged in fp32
+    (Zhao et al. 2023). With fewer shards than processes, each shard has copies (HSDP).
+    """
+    if world.shards == 1:
+        return model
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    assert world.mesh is not None  # noqa: S101  (of several processes there is one)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision.name)
+    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+    mesh = world.mesh["shard"] if world.mesh["data"].size() == 1 else world.mesh
+    shards = copy.deepcopy(model)
+    for module in (*blocks(shards), shards):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    return shards
+
+
+def gather(shards: nn.Module, model: nn.Module) -> None:
+    """Fill `model` with the weights of its sharded copy; on every process."""
+    if shards is model:
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    model.load_state_dict(get_model_state_dict(shards, options=StateDictOptions(full_state_dict=True)))
+
+
+def copied(model: nn.Module, world: World, config: TrainConfig) -> tuple[nn.Module, Traffic | None]:
+    """What stands for `model` in the forward pass, and what its gradients cost on the wire.
+
+    The copies' gradients are averaged as the backward pass makes them. Batch norm normalises each process's share with
+    its own statistics; the running ones are averaged by `World.settle`, so no buffers are broadcast.
+    """
+    if world.size == 1 or world.shards > 1:
+        return model, None
+    assert world.mesh is not None  # noqa: S101  (of several processes there is one)
+    group = world.mesh.get_group("data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the new name of `broadcast_buffers` is younger than our floor
+        net = DistributedDataParallel(model, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True)
+    traffic = Traffic(group, config.compress)
+    net.register_comm_hook(None, traffic.hook)
+    return net, traffic
+
+
+def gradients(net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Around a batch's forward and backward pass: only the `last` one of a step exchanges gradients."""
+    if isinstance(net, DistributedDataParallel) and not last:
+        return net.no_sync()
+    if (synchronise := getattr(net, "set_requires_gradient_sync", None)) is not None:  # FSDP2's
+        synchronise(last)
+    return nullcontext()
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """A tensor that may lie in shards over the processes, on each of them."""
+    found: torch.Tensor = getattr(value, "full_tensor", lambda: value)()
+    return found

@@ -1,0 +1,39 @@
+"""A bad mix is refused before anything starts, with what to change."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway.core.errors import ConfigError
+from headway.train.config import Parallel
+from headway.train.mix import Mix, resolve
+
+
+@given(data=st.integers(1, 64), shard=st.integers(1, 64))
+def test_auto_takes_what_is_left(data: int, shard: int) -> None:
+    assert resolve(Parallel(shard=shard), data * shard) == Mix(data, shard)
+    assert resolve(Parallel(data=data, shard=shard), data * shard) == Mix(data, shard)
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "says", "remedy"),
+    [
+        (
+            {"shard": 2},
+            3,
+            "3 processes cannot be shared out among shard: 2",
+            "2 or 4 processes, or set shard to 1 or 3",
+        ),
+        ({"shard": 4}, 1, "1 processes cannot be shared out among shard: 4", "4 processes, or set shard to 1"),
+        ({"data": 2, "shard": 2}, 2, "is 4, and there are 2 processes", "--nproc 4"),
+        ({"tensor": 2}, 2, "tensor parallel training is not there yet", "use shard"),
+        ({"pipeline": 2}, 2, "pipeline parallel training is not there yet", "use shard"),
+    ],
+)
+def test_a_mix_that_does_not_fit_says_what_to_change(
+    asked: dict[str, int], processes: int, says: str, remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        resolve(Parallel(**asked), processes)
+    assert caught.value.where == "train.parallel"
+    assert remedy in str(caught.value.remedy)
