@@ -116,7 +116,11 @@ def join(config: TrainConfig) -> Iterator[World]:
     if device != "cpu":
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     backend = dist.get_default_backend_for_device(device)
-    dist.init_process_group("gloo" if device == "cpu" else f"cpu:gloo,{device}:{backend}", timeout=_SILENCE)
+    kinds = "gloo" if device == "cpu" else f"cpu:gloo,{device}:{backend}"
+    store, rank, _ = next(dist.rendezvous("env://", timeout=_SILENCE))
+    # torchrun's agent may keep its store when it starts processes again, and with it the addresses of those before.
+    fresh = dist.PrefixStore(f"headway-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(kinds, store=fresh, rank=rank, world_size=size, timeout=_SILENCE)
     mesh = init_device_mesh(device, (mix.data, mix.shard), mesh_dim_names=("data", "shard"))
     yield World(size, dist.get_rank(), mesh, dist.new_group(backend="gloo"))
     # Only after good work: whoever tidies up after an error tells the others of a loss before anybody knows the cause.
