@@ -15,7 +15,7 @@ from headway.bundles.bundle import Bundle
 from headway.bundles.golden import Sample
 from headway.bundles.manifest import Variant
 from headway.bundles.seal import Draft, seal
-from headway.core.errors import BundleError, FormatError, StorageError
+from headway.core.errors import BundleError, FormatError, StorageError, TamperedError
 from headway.core.tensors import TensorSpec
 
 Seal = Callable[..., Bundle]
@@ -130,3 +130,26 @@ def test_a_killed_process_leaves_a_whole_bundle(tmp_path: Path, home: Path) -> N
         if (tmp_path / "out").exists():  # between two renames the name may be free for an instant
             Bundle.open(tmp_path / "out").verify()
     seal(tmp_path / "out", draft(), models={"a": tmp_path / "model.onnx"}, golden=[SAMPLE], report="").verify()
+
+
+def test_a_model_of_several_files_is_sealed_whole(tmp_path: Path, home: Path) -> None:
+    files = [tmp_path / "model.xml", tmp_path / "model.bin"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    bundle = seal(tmp_path / "out", draft(), models={"a": files}, golden=[SAMPLE], report="")
+    bundle.verify()
+    found = bundle.model_file(bundle.manifest.variant())
+    assert (found.name, found.with_suffix(".bin").read_bytes()) == ("model.xml", b"model.bin")
+    found.with_suffix(".bin").write_bytes(b"model.bim")
+    with pytest.raises(TamperedError, match=r"model\.bin is not what was sealed"):
+        bundle.verify()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.xml").write_bytes(b"")
+    with pytest.raises(BundleError, match="have one name"):
+        seal(
+            tmp_path / "b",
+            draft(),
+            models={"a": [files[0], tmp_path / "other" / "model.xml"]},
+            golden=[SAMPLE],
+            report="",
+        )

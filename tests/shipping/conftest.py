@@ -34,7 +34,7 @@ task: {use: "tiny.py:digits"}
 train: {epochs: 6, batch_size: 32, threads: 1}
 steps:
   - quantize: {calibration: minmax}
-target: {keep_accuracy: 0.95, seconds: 0.2}
+target: {keep_accuracy: 0.95, seconds: 0.2, runtimes: [onnxruntime]}
 """
 
 

@@ -98,7 +98,7 @@ class Bundle:
             raise BundleError(error.message, where=error.where, remedy=error.remedy) from error
 
     def model_file(self, variant: Variant) -> Path:
-        """The variant's model file."""
+        """The variant's model file; what else belongs to the model lies beside it."""
         return self.path / variant.file
 
     def golden(self) -> Iterator[Sample]:

@@ -110,7 +110,7 @@ class Variant(Record):
 
     Attributes:
         id: unique in the bundle; the folder under `variants/`.
-        file: the model file, relative to the bundle.
+        file: the model file that the runtime is given, relative to the bundle; others of the model lie beside it.
         runtime: the name of the runtime it was measured with.
         steps: names of the steps that made it, in order.
         tolerance: largest absolute difference from the golden outputs that a sound replay may show, by output.

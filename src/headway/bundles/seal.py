@@ -40,7 +40,7 @@ def seal(
     out: Path,
     draft: Draft,
     *,
-    models: Mapping[str, Path],
+    models: Mapping[str, Path | Sequence[Path]],
     golden: Sequence[Sample],
     report: str,
     processing: Prepared | None = None,
@@ -49,7 +49,8 @@ def seal(
 
     Args:
         out: takes the place of a bundle that stands there; any other folder that is not empty is refused.
-        models: the model file of each variant, by the variant's id.
+        models: the model file of each variant, by the variant's id; of several files, the one that its runtime is given
+            comes first.
         golden: inputs and the original's outputs.
         report: the HTML of `report.html`.
         processing: what is done between a client and the model.
@@ -89,11 +90,15 @@ def check_target(out: Path) -> None:
         )
 
 
-def _place(fresh: Path, variant: Variant, model: Path) -> Variant:
-    name = check_path(f"variants/{variant.id}/{model.name}", str(model))
-    (fresh / name).parent.mkdir(parents=True)
-    shutil.copyfile(model, fresh / name)
-    return variant.model_copy(update={"file": name})
+def _place(fresh: Path, variant: Variant, model: Path | Sequence[Path]) -> Variant:
+    files = [model] if isinstance(model, Path) else list(model)
+    names = [check_path(f"variants/{variant.id}/{file.name}", str(file)) for file in files]
+    if len(set(names)) != len(names):
+        raise BundleError(f"two model files of {variant.id} have one name", where=str(files[0]))
+    (fresh / names[0]).parent.mkdir(parents=True)
+    for file, name in zip(files, names, strict=True):
+        shutil.copyfile(file, fresh / name)
+    return variant.model_copy(update={"file": names[0]})
 
 
 def _golden(fresh: Path, number: int, sample: Sample) -> str:

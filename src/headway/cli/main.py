@@ -6,7 +6,23 @@ from typing import Annotated
 
 import typer
 
-from headway.cli import bundle, cache, convert, doctor, inspect, leak, pack, profile, registry, runs, serve, ship
+from headway.cli import (
+    bundle,
+    cache,
+    convert,
+    doctor,
+    export,
+    inspect,
+    leak,
+    pack,
+    parity,
+    profile,
+    registry,
+    runs,
+    runtimes,
+    serve,
+    ship,
+)
 from headway.cli.render import document, emit, err, plain
 from headway.core.errors import HeadwayError
 
@@ -32,6 +48,9 @@ app.command()(convert.convert)
 app.command()(inspect.inspect)
 app.command()(doctor.doctor)
 app.command()(leak.leak)
+app.command()(runtimes.runtimes)
+app.command()(parity.parity)
+app.command()(export.export)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,7 +1,8 @@
 """The small real run: each runtime that is ready runs a tiny model, and torch takes a training step.
 
 Each in a process of its own, so that one that is killed by an instruction that this processor lacks, or never ends, is
-a finding too. Run as `python -m headway.doctor.trial RUNTIME [MODEL.onnx]`, it says what it found in one line of JSON.
+a finding too. Run as `python -m headway.doctor.trial RUNTIME [MODEL.onnx [DEVICE]]`, it says what it found in one line
+of JSON.
 """
 
 import json
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,14 @@ _TORCH = "torch"
 _FLOAT, _WEIGHTS = 1, np.array([[1, 0, -1], [2, 1, 0], [0, 3, 1], [1, 1, 1]], np.float32)
 
 
+class Outcome(NamedTuple):
+    """Of a trial: it gave the right numbers, wrong ones, could not be made, was not made, or ended without a word."""
+
+    state: Literal["right", "wrong", "absent", "untried", "died"]
+    text: str
+    fix: str = ""
+
+
 def check(probe: Probe) -> list[Finding]:
     """Run everything that is ready."""
     with tempfile.TemporaryDirectory() as folder:
@@ -37,23 +46,34 @@ def check(probe: Probe) -> list[Finding]:
 
 
 def _try(name: str, *arguments: str) -> Finding:
-    what = "a torch step" if name == _TORCH else name
+    what, tried = "a torch step" if name == _TORCH else name, attempt(name, *arguments)
+    if tried.state in ("wrong", "died"):
+        return fail(_AREA, what, tried.text, tried.fix)
+    return ok(_AREA, what, tried.text)
+
+
+def attempt(name: str, *arguments: str) -> Outcome:
+    """Run the tiny model in a runtime, or a torch step, in a process of its own.
+
+    Args:
+        name: of the runtime, or "torch".
+        arguments: the tiny model's file, and a device, by default the CPU.
+    """
     command = [sys.executable, "-m", "headway.doctor.trial", name, *arguments]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return fail(_AREA, what, f"did not end within {_SECONDS} s", "Look at the machine's load, and install it anew.")
+        return Outcome("died", f"did not end within {_SECONDS} s", "Look at the machine's load, and install it anew.")
     if asked.returncode < 0:
         words = f"was killed by signal {-asked.returncode}"
-        return fail(_AREA, what, words, "Install a build for this processor: signal 4 is an unknown instruction.")
+        return Outcome("died", words, "Install a build for this processor: signal 4 is an unknown instruction.")
+    fix = f"Install {name} anew: pip install --force-reinstall {name}"
     try:
         said = json.loads(asked.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (asked.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return fail(_AREA, what, last[:300], f"Install {name} anew: pip install --force-reinstall {name}")
-    if said["state"] == "wrong":
-        return fail(_AREA, what, said["text"], f"Install {name} anew: pip install --force-reinstall {name}")
-    return ok(_AREA, what, said["text"])
+        return Outcome("died", last[:300], fix)
+    return Outcome(said["state"], said["text"], fix if said["state"] == "wrong" else "")
 
 
 def tiny_model() -> bytes:
@@ -81,18 +101,18 @@ def tiny_model() -> bytes:
     return field(1, 8) + graph + field(8, field(2, 17))
 
 
-def _run(name: str, model: Path) -> dict[str, Any]:
-    """Run the tiny model in one runtime."""
+def _run(name: str, model: Path, device: str = "cpu") -> dict[str, Any]:
+    """Run the tiny model in one runtime on one device."""
     try:
         runtime = plugins.load("headway.runtimes", name)()
-        availability = runtime.available()
+        availability = runtime.available(device)
         if not availability.ready:
             return {"state": "absent", "text": availability.detail}
         if "onnx" not in runtime.formats:
             reads = ", ".join(sorted(runtime.formats))
             return {"state": "untried", "text": f"{availability.detail}; not run: it reads {reads}, not ONNX"}
         start = time.perf_counter()
-        session = runtime.load(model)
+        session = runtime.load(model, device=device)
         x = np.arange(8, dtype=np.float32).reshape(2, 4)
         found = session.run({"x": x})["y"]
         session.close()
@@ -128,5 +148,5 @@ def _step() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    said = _step() if sys.argv[1] == _TORCH else _run(sys.argv[1], Path(sys.argv[2]))
+    said = _step() if sys.argv[1] == _TORCH else _run(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
     sys.stdout.write(json.dumps(said) + "\n")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from headway.core.tensors import Array
 
@@ -43,4 +43,29 @@ class Export(Protocol):
 
         Raises:
             TaskError: the module cannot be exported; the message names the operation.
+        """
+
+
+@runtime_checkable
+class Converts(Protocol):
+    """An export that also takes an ONNX file, so that a model of any origin can have its format."""
+
+    format: str
+    suffix: str
+
+    def convert(self, file: Path, out: Path, *, batch: int | None = None) -> tuple[Path, ...]:
+        """Write the model of an ONNX file to `out`.
+
+        Args:
+            file: the ONNX file.
+            out: what a runtime is given; other files of the format go beside it. They appear whole or not at all.
+            batch: rows that every run will have; None where they vary.
+
+        Returns:
+            Every file that was written, `out` first.
+
+        Raises:
+            FormatError: not an ONNX file with its weights in it, or of operators that the format lacks.
+            UsageError: the model's batch does not vary, so that it cannot be set.
+            MissingDependencyError: a package that the format needs is not installed.
         """

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.core.errors import TaskError
+from headway.core.errors import TaskError, UsageError
 from headway.core.files import write_atomic
 from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
 from headway.export.export import NOTHING
 from headway.export.quiet import quiet
+from headway.runtimes.formats import require_whole_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -68,6 +69,33 @@ class OnnxExport:
         graph = _clean(_export(model, example, output_names, varying), varying)
         _check(graph, references)
         write_atomic(out, graph.SerializeToString(deterministic=True))
+
+    def convert(self, file: Path, out: Path, *, batch: int | None = None) -> tuple[Path, ...]:
+        """The file as it is, or with a batch that is fixed; see `Converts`."""
+        require_whole_onnx(file)
+        write_atomic(out, file.read_bytes() if batch is None else _fix_batch(file, batch))
+        return (out,)
+
+
+def _fix_batch(file: Path, batch: int) -> bytes:
+    """The file with the first dimension of what varies in it set to `batch`, and so wherever it has the same name."""
+    import onnx
+
+    model = onnx.load(file)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    firsts = [i.type.tensor_type.shape.dim[:1] for i in model.graph.input if i.name not in weights]
+    varying = [dim for first in firsts for dim in first if not dim.HasField("dim_value")]
+    if not varying:
+        raise UsageError("the batch does not vary", where=str(file), remedy="Leave --batch out.")
+    symbols = {dim.dim_param for dim in varying} - {""}
+    for dim in varying:
+        dim.dim_value = batch
+    for value in (*model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_value = batch
+    written: bytes = model.SerializeToString(deterministic=True)
+    return written
 
 
 def _rows(example: Mapping[str, Array], varying: Varying) -> list[dict[str, Array]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from headway.core.errors import FormatError
 from headway.runtimes.onnx_file import OnnxFile, read_onnx
 
-_HEAD = 64
+_HEAD = 256
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 _TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled long, torch.serialization.MAGIC_NUMBER
 _MAX_MEMBERS = 100_000
@@ -22,6 +22,7 @@ class Format(Enum):
     ARCHIVE = "hw", "Headway bundle archive (.hw)", True
     ENCRYPTED = "age", "file encrypted with age", True
     ONNX = "onnx", "ONNX model", True
+    OPENVINO = "openvino", "OpenVINO IR", True
     SAFETENSORS = "safetensors", "safetensors weights", True
     NPZ = "npz", "numpy arrays (.npz)", True
     NPY = "npy", "numpy array (.npy)", True
@@ -59,6 +60,8 @@ def recognise(path: Path) -> Format:
         return Format.ENCRYPTED
     if head.startswith(b"\x93NUMPY"):
         return Format.NPY
+    if head.startswith((b"<?xml", b"<net ")) and b"<net " in head:
+        return Format.OPENVINO
     if head.startswith(_TORCH_LEGACY):
         return Format.TORCH_PICKLE
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and last == b".":
@@ -68,6 +71,20 @@ def recognise(path: Path) -> Format:
     if _is_safetensors(path, size):
         return Format.SAFETENSORS
     return Format.ONNX if size and _is_onnx(path) else Format.UNKNOWN
+
+
+def model_files(path: Path) -> tuple[Path, ...]:
+    """Every file of a model, the one that a runtime is given first: OpenVINO IR has its weights in a second.
+
+    Raises:
+        FormatError: one of them is not there.
+    """
+    if recognise(path) is not Format.OPENVINO:
+        return (path,)
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise FormatError(f"its weights are missing: {weights.name}", where=str(path), remedy="Put them beside it.")
+    return path, weights
 
 
 def require_onnx(path: Path) -> None:

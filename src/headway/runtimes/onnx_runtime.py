@@ -18,13 +18,27 @@ from headway.runtimes.runtime import Availability
 if TYPE_CHECKING:
     import onnxruntime
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "rocm": "MIGraphXExecutionProvider",
-    "xpu": "OpenVINOExecutionProvider",
-    "mps": "CoreMLExecutionProvider",
+# By device, the provider that must start, and those that take what it leaves. TensorRT is asked for by name: it builds
+# an engine for every shape, which takes minutes.
+PROVIDERS: dict[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    "rocm": ("MIGraphXExecutionProvider", "CPUExecutionProvider"),
+    "cann": ("CANNExecutionProvider", "CPUExecutionProvider"),
+    "xpu": ("OpenVINOExecutionProvider", "CPUExecutionProvider"),
+    "mps": ("CoreMLExecutionProvider", "CPUExecutionProvider"),
 }
+# Packages that bring a provider instead of the plain onnxruntime; https://onnxruntime.ai/docs/execution-providers/
+PACKAGES = {
+    "cuda": "onnxruntime-gpu",
+    "tensorrt": "onnxruntime-gpu",
+    "rocm": "onnxruntime-migraphx",
+    "cann": "onnxruntime-cann",
+    "xpu": "onnxruntime-openvino",
+    "mps": "onnxruntime",
+}
+_OPTIONS = {"OpenVINOExecutionProvider": {"device_type": "GPU"}}
 _NOISE = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^Exception during initialization: "
     r"|Load model from .* failed:|/\S+\.(?:cc|h):\d+ .*\) "
@@ -77,6 +91,8 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     formats = frozenset({"onnx"})
+    devices = tuple(PROVIDERS)
+    runs_qdq = True
 
     def available(self, device: str = "cpu") -> Availability:
         """Whether ONNX Runtime is installed with a provider for `device`."""
@@ -84,10 +100,11 @@ class OnnxRuntime:
             import onnxruntime
         except ModuleNotFoundError:
             return Availability(False, "onnxruntime is not installed: pip install onnxruntime")
-        provider = PROVIDERS.get(device)
-        if provider is None or provider not in onnxruntime.get_available_providers():
-            return Availability(False, f"onnxruntime {onnxruntime.__version__} has no provider for {device}")
-        return Availability(True, f"onnxruntime {onnxruntime.__version__}, {provider}")
+        providers = _providers(device)
+        if not providers:
+            how = f": pip install {PACKAGES[device]}" if device in PACKAGES else ""
+            return Availability(False, f"onnxruntime {onnxruntime.__version__} has no provider for {device}{how}")
+        return Availability(True, f"onnxruntime {onnxruntime.__version__}, {providers[0]}")
 
     def load(self, path: Path, *, device: str = "cpu", threads: int = 1) -> OnnxSession:
         """Load an ONNX file; `threads` run inside an operator, and operators run one after the other.
@@ -97,6 +114,18 @@ class OnnxRuntime:
             MissingDependencyError: no provider for `device`.
         """
         return self._open(path, device, self._options(path, device, threads))
+
+    def reference(self, path: Path) -> OnnxSession:
+        """Load an ONNX file to be computed node by node, as it says: nothing is fused or folded.
+
+        Raises:
+            FormatError: as `load`.
+        """
+        import onnxruntime
+
+        options = self._options(path, "cpu", 1)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return self._open(path, "cpu", options)
 
     def profile(self, path: Path, *, device: str = "cpu", threads: int = 1) -> OnnxProfilingSession:
         """Load an ONNX file as `load` does, with every node's time recorded."""
@@ -132,16 +161,26 @@ class OnnxRuntime:
         if not path.is_file():
             raise FormatError("no such model file", where=str(path))
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+            providers = _providers(device)
+            settings = [_OPTIONS.get(provider, {}) for provider in providers]
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, provider_options=settings)
         except _load_errors() as error:
             raise FormatError(
                 f"ONNX Runtime cannot load it: {_reason(error)}",
                 where=str(path),
                 remedy="It must be a whole ONNX file of an opset that this ONNX Runtime knows.",
             ) from error
-        if session.get_providers()[0] != PROVIDERS[device]:  # ONNX Runtime falls back to the CPU without an error
-            raise MissingDependencyError(f"{PROVIDERS[device]} is installed but does not start here", where=str(path))
+        if session.get_providers()[0] != providers[0]:  # ONNX Runtime falls back to the CPU without an error
+            raise MissingDependencyError(f"{providers[0]} is installed but does not start here", where=str(path))
         return OnnxSession(session)
+
+
+def _providers(device: str) -> list[str]:
+    """The providers for a device that this ONNX Runtime was built with; none where the first is not among them."""
+    import onnxruntime
+
+    wanted, have = PROVIDERS.get(device, ()), onnxruntime.get_available_providers()
+    return [name for name in wanted if name in have] if wanted and wanted[0] in have else []
 
 
 def _text(value: Array, name: str) -> Array:

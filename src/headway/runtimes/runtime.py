@@ -48,10 +48,14 @@ class Runtime(Protocol):
     Attributes:
         name: as the manifest and reports spell it.
         formats: what it reads, such as `frozenset({"onnx"})`.
+        devices: what it can be asked for, installed or not.
+        runs_qdq: whether the 8-bit form that the quantize step writes (ONNX QDQ) is worth trying in it.
     """
 
     name: str
     formats: frozenset[str]
+    devices: tuple[str, ...]
+    runs_qdq: bool
 
     def available(self, device: str = "cpu") -> Availability:
         """Whether it can load a model on `device` here."""

@@ -20,8 +20,9 @@ from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
 from headway.measure.accuracy import Rows, compare
 from headway.measure.latency import Milliseconds, interleave, rounds_for_p99, speedup, summarise
 from headway.measure.memory import peak_memory_mb
-from headway.runtimes.runtime import Session
+from headway.runtimes.runtime import Runtime, Session
 from headway.shipping.build import Built
+from headway.shipping.pack import RUNTIME
 from headway.shipping.recipe import Target
 from headway.tasks import Task
 from headway.tasks.parts import Part
@@ -112,21 +113,42 @@ def golden(session: Session, part: Part) -> tuple[Sample, ...]:
     return tuple(Sample(inputs, session.run(inputs)) for inputs, _ in (part.batch(group) for group in groups))
 
 
-def open_subjects(built: Sequence[Built], target: Target, stack: ExitStack) -> dict[str, Subject]:
-    """Every variant on every runtime that reads its format and works on the target's devices; `stack` closes them.
+def usable_runtimes(target: Target) -> list[Runtime]:
+    """What variants are tried on: what the recipe names, else all that works on its devices.
+
+    Raises:
+        ConfigError: the recipe names a runtime that nobody offers.
+        MissingDependencyError: it names one that does not work here, or none does.
+    """
+    found = []
+    for name in target.runtimes or plugins.names("headway.runtimes"):
+        runtime: Runtime = plugins.load("headway.runtimes", name)()
+        answers = [runtime.available(device) for device in target.devices]
+        if all(answer.ready for answer in answers):
+            found.append(runtime)
+        elif target.runtimes:
+            raise MissingDependencyError(next(a.detail for a in answers if not a.ready), where="target.runtimes")
+    return found
+
+
+def open_subjects(
+    built: Sequence[Built], runtimes: Sequence[Runtime], target: Target, stack: ExitStack
+) -> dict[str, Subject]:
+    """Every variant on every runtime that reads its format and runs its 8 bits; `stack` closes them.
+
+    Ids do not hang on what else is installed: a variant has its plan's, followed by any other runtime than ours.
 
     Raises:
         MissingDependencyError: no runtime can run any.
     """
     found = {}
-    runtimes = [plugins.load("headway.runtimes", name)() for name in plugins.names("headway.runtimes")]
-    ready = [r for r in runtimes if all(r.available(device).ready for device in target.devices)]
     for variant in built:
-        fit = [r for r in ready if variant.format in r.formats]
-        for runtime in fit:
+        for runtime in runtimes:
+            if variant.format not in runtime.formats or (variant.precision == "int8" and not runtime.runs_qdq):
+                continue
             session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
             stack.callback(session.close)
-            id_ = variant.plan.id if len(fit) == 1 else f"{variant.plan.id}-{runtime.name}"
+            id_ = variant.plan.id if runtime.name == RUNTIME else f"{variant.plan.id}-{runtime.name}"
             found[id_] = Subject(variant, runtime.name, session)
     if not found:
         raise MissingDependencyError(

@@ -41,6 +41,9 @@ class Target(Config):
     """What a variant must keep to be shipped."""
 
     devices: tuple[Literal["cpu"], ...] = Field(("cpu",), min_length=1, description="Where the bundle is to run.")
+    runtimes: tuple[str, ...] = Field(
+        (), description="What variants are tried on; by default everything that is installed and works on the devices."
+    )
     keep_accuracy: float = Field(
         0.99, gt=0, le=1.5, description="Share of the original's metric on test data that must be proven to be kept."
     )

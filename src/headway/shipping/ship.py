@@ -36,9 +36,11 @@ from headway.shipping.evaluate import (
     golden,
     open_subjects,
     specs,
+    usable_runtimes,
 )
 from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage
+from headway.shipping.pack import RUNTIME
 from headway.shipping.plan import UNCHANGED, plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
@@ -103,6 +105,7 @@ class _Road:
         self.identity = identify(recipe, self.task, source_digest(asked.use, recipe.base))
         self.store = Store(ship_cache(), progress, fresh=fresh)
         self.contract = recipe.config.target.contract()
+        self.runtimes = usable_runtimes(recipe.config.target)
         self.prepared = self._prepared(recipe.processing) if recipe.processing is not None else None
 
     def recorded(self) -> ShipResult:
@@ -125,7 +128,7 @@ class _Road:
             search = self._search(original)
             asked = plans(self.recipe.steps) if search is None else (UNCHANGED, *search.finalists.values())
             built = [self.builder.build(plan) for plan in asked]
-            subjects = open_subjects(built, self.recipe.config.target, open_sessions)
+            subjects = open_subjects(built, self.runtimes, self.recipe.config.target, open_sessions)
             evaluation, key = self._evaluation(original, subjects)
             example = self.builder.example(1)
             slower = explain(
@@ -163,7 +166,7 @@ class _Road:
         with ExitStack() as stack:
             session: Session
             if self.recipe.onnx is not None:
-                session = plugins.load("headway.runtimes", "onnxruntime")().load(self.recipe.onnx)
+                session = plugins.load("headway.runtimes", RUNTIME)().load(self.recipe.onnx)
             else:
                 from headway.runtimes.torch_eager import TorchEagerSession
                 from headway.tasks.factory import build_model
@@ -176,7 +179,7 @@ class _Road:
         threads = self.recipe.config.target.threads
         session: Session
         if self.recipe.onnx is not None:
-            session = plugins.load("headway.runtimes", "onnxruntime")().load(self.recipe.onnx, threads=threads)
+            session = plugins.load("headway.runtimes", RUNTIME)().load(self.recipe.onnx, threads=threads)
             self._check_inputs(session)
             name = FILE
         else:
@@ -206,6 +209,7 @@ class _Road:
             "identity": self.identity.key(),
             "original": digest_file(original.file),
             "files": {id_: digest_file(subject.built.file) for id_, subject in subjects.items()},
+            "runtimes": {runtime.name: runtime.available().detail for runtime in self.runtimes},
             "threads": target.threads,
             "seconds": target.seconds,
             "confidence": confidence,

@@ -16,7 +16,7 @@ from headway.core.progress import SILENT
 from headway.measure.accuracy import Rows, compare
 from headway.measure.latency import interleave, speedup, summarise
 from headway.shipping.build import Builder
-from headway.shipping.evaluate import Original, Subject, open_subjects, scores, single_runs
+from headway.shipping.evaluate import Original, Subject, open_subjects, scores, single_runs, usable_runtimes
 from headway.shipping.ledger import spent
 from headway.shipping.plan import Plan
 from headway.tasks.parts import Subset
@@ -93,7 +93,7 @@ class Bench:
         """Of the candidate on the runtime that runs it fastest."""
         built = self._builder.build(plan)
         with ExitStack() as stack:
-            subjects = open_subjects([built], self._target, stack)
+            subjects = open_subjects([built], usable_runtimes(self._target), self._target, stack)
             sessions = {_ORIGINAL: self._original.session, **{id_: s.session for id_, s in subjects.items()}}
             taken = interleave(
                 single_runs(sessions, self._part),
