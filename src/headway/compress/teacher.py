@@ -28,7 +28,8 @@ from headway.core.progress import Progress
 from headway.tasks import Task
 from headway.tasks.seeding import seeded
 from headway.train.config import TrainConfig
-from headway.train.loop import cross_entropy, fit
+from headway.train.loop import fit
+from headway.train.objective import cross_entropy
 
 _LESSON = "headway.lesson"  # the output that carries the teacher's share of the loss
 

@@ -7,22 +7,18 @@ numbers and that number, and a resumed run ends with the same bits as one that w
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from headway.core.errors import DataError, FormatError, HeadwayError, TaskError
 from headway.core.files import digest_json
-from headway.core.modules import forward
 from headway.core.progress import SILENT, Bar, Progress
-from headway.core.tensors import Array
 from headway.tasks import Task
-from headway.tasks.factory import user_error
 from headway.tasks.parts import Inputs, Part
 from headway.tasks.seeding import seeded
 from headway.train import checkpoint, dcp
@@ -30,6 +26,7 @@ from headway.train.blocks import recomputed
 from headway.train.config import HealthConfig, TrainConfig
 from headway.train.health import Health, not_finite
 from headway.train.monitor import Monitor, StepDone
+from headway.train.objective import Objective
 from headway.train.parallel import copied, gather, gradients, sharded, whole
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
@@ -133,6 +130,7 @@ class _Run:
     health: Health
     world: World
     net: torch.nn.Module
+    loss: Objective
     traffic: Traffic | None
     writer: dcp.Writer | None
     state: _State = field(default_factory=_State)
@@ -170,6 +168,7 @@ class _Run:
             health=health,
             world=world,
             net=net,
+            loss=Objective(task, net, precision, channels_last=channels_last),
             traffic=traffic,
             writer=dcp.Writer(folder, key, world, config.keep_checkpoints) if folder and world.size > 1 else None,
         )
@@ -228,7 +227,7 @@ class _Run:
         bar.advance(state.step)
         if state.step < plan.steps:
             first = self.task.parts.train.batch(plan.batches(state.step)[0])
-            self.health.started(self.model, state.step, lambda: self._loss(*first))
+            self.health.started(self.model, state.step, lambda: self.loss(*first))
         saved = time.monotonic()
         with Interrupts() as interrupts:
             while state.step < plan.steps:
@@ -267,7 +266,7 @@ class _Run:
             mine, weight = self.world.share(batch)
             inputs, targets = self.task.parts.train.batch(mine)
             with gradients(self.net, last=number == len(batches)):
-                loss = self._loss(inputs, targets) * (weight * len(batch) / rows)
+                loss = self.loss(inputs, targets) * (weight * len(batch) / rows)
                 torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
@@ -298,26 +297,6 @@ class _Run:
         step = self.state.step
         rows = sum(map(len, self.plan.batches(step)))
         return StepDone(step + 1, math.inf, math.inf, self.plan.lr(step), rows, skipped=True)
-
-    def _loss(self, inputs: Inputs, targets: Array) -> torch.Tensor:
-        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-        if self.task.augment is not None:
-            tensors = _augmented(self.task.augment, tensors)
-        device = self.precision.device
-        tensors = {name: self._place(value) for name, value in tensors.items()}
-        wanted = torch.from_numpy(targets).to(device)
-        with self.precision.autocast():
-            outputs = _users("the model", forward, self.net, tensors, self.task.output_names)
-        outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
-        loss = _users("the loss", self.task.loss or cross_entropy, outputs, wanted)
-        if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
-            got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise TaskError(f"the loss must be a tensor without dimensions, the mean over the rows; got {got}")
-        return loss
-
-    def _place(self, value: torch.Tensor) -> torch.Tensor:
-        value = value.to(self.precision.device)
-        return value.contiguous(memory_format=torch.channels_last) if self.channels_last and value.dim() == 4 else value
 
     def _not_finite(self, what: str, inputs: Inputs, rows: list[int]) -> HeadwayError:
         step, config = self.state.step, self.plan.config
@@ -407,36 +386,8 @@ def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optim
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def cross_entropy(outputs: Mapping[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    """The loss of a task that names none: of the first output, against whole numbers of classes."""
-    return functional.cross_entropy(next(iter(outputs.values())), targets.long())
-
-
 def _lay_out(model: torch.nn.Module, layout: torch.memory_format) -> None:
     """Rewrite the convolutions' weights in another layout."""
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=layout)
-
-
-def _augmented(augment: Callable[..., Any], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs as the user's `augment` changes them."""
-    found = _users("augment", augment, inputs)
-    code = getattr(augment, "__code__", None)
-    where = f"{code.co_filename}:{code.co_firstlineno}" if code else None
-    if not isinstance(found, dict):
-        raise TaskError(f"augment must return a dict of tensors; got {type(found).__name__}", where=where)
-    for name, value in found.items():
-        if not isinstance(value, torch.Tensor):
-            raise TaskError(f"augment must return tensors; {name!r} is {type(value).__name__}", where=where)
-    return found
-
-
-def _users(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the user's code and report what it raises as theirs."""
-    try:
-        return call(*arguments)
-    except (TaskError, DataError):
-        raise
-    except Exception as error:
-        raise user_error(what, error) from error

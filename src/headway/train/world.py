@@ -13,6 +13,8 @@ from datetime import timedelta
 import torch
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headway.core.errors import WorkerError
@@ -117,9 +119,9 @@ def join(config: TrainConfig) -> Iterator[World]:
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     backend = dist.get_default_backend_for_device(device)
     kinds = "gloo" if device == "cpu" else f"cpu:gloo,{device}:{backend}"
-    store, rank, _ = next(dist.rendezvous("env://", timeout=_SILENCE))
+    store, rank, _ = next(rendezvous("env://", timeout=_SILENCE))
     # torchrun's agent may keep its store when it starts processes again, and with it the addresses of those before.
-    fresh = dist.PrefixStore(f"headway-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    fresh = PrefixStore(f"headway-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(kinds, store=fresh, rank=rank, world_size=size, timeout=_SILENCE)
     mesh = init_device_mesh(device, (mix.data, mix.shard), mesh_dim_names=("data", "shard"))
     yield World(size, dist.get_rank(), mesh, dist.new_group(backend="gloo"))
