@@ -18,8 +18,6 @@ from headway.core.files import atomic_folder, digest_file, exclusive, folder_loc
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
-from headway.runs.provenance import data_files, named
-from headway.runs.record import recording
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.runtime import Runtime, Session
 from headway.serve.padding import Padding, refuted
@@ -39,7 +37,7 @@ from headway.shipping.evaluate import (
     usable_runtimes,
 )
 from headway.shipping.golden_inputs import own_tolerance, with_own
-from headway.shipping.lineage import lineage
+from headway.shipping.lineage import lineage, recorded
 from headway.shipping.pack import RUNTIME
 from headway.shipping.plan import UNCHANGED, plans
 from headway.shipping.processing import Declaration, digest
@@ -110,12 +108,7 @@ class _Road:
 
     def recorded(self) -> ShipResult:
         """Travel, and leave a record of it that stays whatever becomes of the run."""
-        config, base = self.recipe.config, self.recipe.base
-        files = data_files(named(config.task.args, base))
-        about = {"sha256": self.identity.data_sha256, "files": files}
-        settings = config.model_dump(mode="json")
-        seed = config.train.seed
-        with recording("ship", config.name, base=base, recipe=settings, seed=seed, data=about) as run:
+        with recorded("ship", self.recipe, self.identity) as run:
             self.builder = Builder(self.recipe, self.task, self.identity, self.store, self.progress, run)
             result = self.travel()
             run.end(_STATUS[result.verdict], result=_came_of_it(result))

@@ -12,6 +12,7 @@ from headway.core.errors import ConfigError, StorageError
 from headway.core.files import atomic_file, write_atomic
 from headway.core.progress import SILENT, Progress
 from headway.shipping.build import Builder, identify, train_here
+from headway.shipping.lineage import recorded
 from headway.shipping.recipe import Recipe
 from headway.shipping.store import Store, ship_cache
 
@@ -76,13 +77,17 @@ def train(
 
     store = Store(ship_cache(), progress, fresh=fresh)
     identity = identify(read, task, source_digest(asked.use, read.base))
-    builder = Builder(read, task, identity, store, progress, trainer=spread if processes > 1 else None)
-    weights = builder.original_weights()
-    with atomic_file(target) as copy:
-        shutil.copyfile(weights, copy)
-    record = weights.with_suffix(".json").read_text(encoding="utf-8")
-    write_atomic(target.with_suffix(".json"), record)
-    return Trained(target, json.loads(record))
+    with recorded("train", read, identity) as run:
+        builder = Builder(read, task, identity, store, progress, run, trainer=spread if processes > 1 else None)
+        weights = builder.original_weights()
+        with atomic_file(target) as copy:
+            shutil.copyfile(weights, copy)
+        record = builder.trained()
+        write_atomic(target.with_suffix(".json"), json.dumps(record, indent=2))
+        run.end(
+            "finished", result={"weights": str(target), **{key: record[key] for key in ("loss", "steps", "seconds")}}
+        )
+    return Trained(target, record)
 
 
 def work(
