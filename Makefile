@@ -21,7 +21,7 @@ demo: setup
 
 # On every core, a file's tests on one; then what measures, with nothing beside it.
 test: setup
-	$(BIN)/pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0 -m "not alone"
 	$(BIN)/pytest -m alone
 
 test-fast: setup
