@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from benchmarks.prune import ALONE, CONFIDENCE, FULL, LINES, PROMISED, SMALL, Run
+from benchmarks.quantizers import builtin, nncf
+from benchmarks.quantizers.nncf import Pictures
 from benchmarks.results import RESULTS, machine, taken, write
-from benchmarks.solar import others
-from benchmarks.solar.others import Nncf
 from numpy.typing import NDArray
 
 from headway.bundles.manifest import Accuracy
@@ -57,7 +57,7 @@ class Forms:
         peer: NNCF, started; None where it does not take part.
     """
 
-    def __init__(self, run: Run, folder: Path, peer: Nncf | None) -> None:
+    def __init__(self, run: Run, folder: Path, peer: Pictures | None) -> None:
         self._run, self._folder, self._peer = run, folder, peer
         make_folder(folder)
         self._importance = max(LINES[:-1], key=lambda name: np.mean([self._kept(name, keep) for keep in PROMISED]))
@@ -88,7 +88,7 @@ class Forms:
             part = self._run.task.parts.calibration
             rows = part.batch(np.arange(min(300, len(part))))[0]["image"]
             if line == ORT:
-                others.onnxruntime_static(self._original(), rows, out)
+                builtin.onnxruntime_static(self._original(), rows, out)
             else:
                 assert self._peer is not None
                 self._peer.quantize(self._original(), rows, self._folder)
@@ -129,7 +129,7 @@ class Forms:
         return found
 
     @contextmanager
-    def session(self, what: str | Path) -> Iterator[Session | Nncf]:
+    def session(self, what: str | Path) -> Iterator[Session | Pictures]:
         """Runs a line, or a file, with one thread."""
         if what == OPENVINO:
             assert self._peer is not None
@@ -140,7 +140,7 @@ class Forms:
         if what in (EAGER, DYNAMIC):
             model = self._run.original()
             inputs = (TensorSpec(name="image", datatype="FP32", shape=(-1, 1, 28, 28)),)
-            made = others.torch_dynamic(model) if what == DYNAMIC else model
+            made = builtin.torch_dynamic(model) if what == DYNAMIC else model
             session = TorchEagerSession(made, inputs, self._run.task.output_names)
         else:
             session = OnnxRuntime().load(what if isinstance(what, Path) else self.file(what))
@@ -157,7 +157,7 @@ def latency(forms: Forms, lines: list[str], image: dict[str, Any], seconds: floa
         for session in sessions.values():
             session.run(image)
         runs = {
-            line: session.again if isinstance(session, Nncf) else partial(session.run, image)
+            line: session.again if isinstance(session, Pictures) else partial(session.run, image)
             for line, session in sessions.items()
         }
         return interleave(runs, seconds=seconds)
@@ -209,7 +209,7 @@ def main() -> None:
     make_folder(folder)
     names = [FP32, WHOLE, *map(eight, PROMISED), ORT, DYNAMIC, ALONE]
     with ExitStack() as stack:
-        peer = None if asked.small else stack.enter_context(others.nncf(folder))
+        peer = None if asked.small else stack.enter_context(nncf.pictures(folder))
         names += [NNCF, OPENVINO] if peer else []
         forms = Forms(run, folder, peer)
         files = {name: forms.file(name) for name in names if name != DYNAMIC}  # chosen before test rows are read

@@ -23,8 +23,8 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
+from benchmarks.quantizers import nncf
 from benchmarks.results import RESULTS, write
-from benchmarks.solar import others
 from benchmarks.solar.cells import FOLDER, folds
 from benchmarks.solar.fold import DEFAULTS, DYNAMIC, EAGER, FP32, FULL, MIXED, SMALL, Fold, Setting
 from benchmarks.solar.report import Line, section
@@ -70,7 +70,7 @@ def latency(fold: Fold, lines: Sequence[str], seconds: float) -> dict[str, Rows]
 def measure(setting: Setting, work: Path, seconds: float) -> tuple[dict[str, Line], str, list[dict[str, Any]]]:
     """Every line's figures, which of ours was chosen, and what is known of the layers that plain min-max hurts."""
     make_folder(work)
-    with others.nncf(work) as peer:
+    with nncf.pictures(work) as peer:
         tasks = folds(setting.folds, setting.side, most=setting.most)
         every = [Fold(setting, task, number, work / f"fold-{number}", peer) for number, task in enumerate(tasks)]
         selected: dict[str, list[Rows]] = {}

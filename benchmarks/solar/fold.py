@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.solar import others
-from benchmarks.solar.others import Nncf
+from benchmarks.quantizers import builtin
+from benchmarks.quantizers.nncf import Pictures
 from numpy.typing import NDArray
 from torch import nn
 
@@ -89,7 +89,7 @@ class Fold:
         peer: NNCF, started.
     """
 
-    def __init__(self, setting: Setting, task: Task, number: int, folder: Path, peer: Nncf) -> None:
+    def __init__(self, setting: Setting, task: Task, number: int, folder: Path, peer: Pictures) -> None:
         self.setting, self.task, self.number, self.folder, self.peer = setting, task, number, folder, peer
         self.train = TrainConfig(epochs=setting.epochs, batch_size=32, lr=1e-3, seed=number, threads=1)
 
@@ -123,7 +123,7 @@ class Fold:
         if not out.is_file():
             rows, _ = self.task.parts.calibration.batch(np.arange(len(self.task.parts.calibration)))
             if out.name == "ort.onnx":
-                others.onnxruntime_static(self.graph, rows["image"], out)
+                builtin.onnxruntime_static(self.graph, rows["image"], out)
             else:
                 self.peer.quantize(self.graph, rows["image"], self.folder)
         return out
@@ -211,14 +211,14 @@ class Fold:
         return part
 
     @contextmanager
-    def session(self, line: str) -> Iterator[Session | Nncf]:
+    def session(self, line: str) -> Iterator[Session | Pictures]:
         """Runs a line with one thread."""
         if line in (EAGER, DYNAMIC):
             model = self.original()
             inputs = tuple(
                 TensorSpec(name="image", datatype="FP32", shape=(-1, *value.shape[1:])) for value in self._row.values()
             )
-            made = others.torch_dynamic(model) if line == DYNAMIC else model
+            made = builtin.torch_dynamic(model) if line == DYNAMIC else model
             session: Session = TorchEagerSession(made, inputs, self.task.output_names)
         elif line == DEFAULTS["openvino"]:
             self.peer.ask("load", self.file(line))
@@ -231,11 +231,11 @@ class Fold:
         finally:
             session.close()
 
-    def runs(self, line: str, session: Session | Nncf) -> Callable[[], object]:
+    def runs(self, line: str, session: Session | Pictures) -> Callable[[], object]:
         """Runs one row, always the same."""
         row = self._row
         session.run(row)
-        return session.again if isinstance(session, Nncf) else partial(session.run, row)
+        return session.again if isinstance(session, Pictures) else partial(session.run, row)
 
 
 def parameters(model: nn.Module) -> int:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from benchmarks.texts import others
+from benchmarks.quantizers import builtin, nncf
+from benchmarks.quantizers.nncf import save_texts
 from torch import nn
 
 from headway.compress.distill import Distill, DistillConfig
@@ -159,7 +160,7 @@ class Run:
         graphs = {name: self._exported(name, model) for name, model in made.items()}
         files = {name: graphs[name] for name in (FP32, STUDENT)}
         files |= {name: self._quantized(name, graphs[base]) for name, base in quantized.items()}
-        files[ORT] = self._file(ORT, lambda out: others.onnxruntime_dynamic(graphs[FP32], out))
+        files[ORT] = self._file(ORT, lambda out: builtin.onnxruntime_dynamic(graphs[FP32], out))
         return files
 
     def _exported(self, name: str, model: Callable[[], nn.Module]) -> Path:
@@ -190,7 +191,7 @@ class Run:
     def measure(self) -> dict[str, Row]:
         """Every candidate and peer on test texts, which are read here and nowhere else."""
         test, files = self.task.parts.test, self.files()
-        modules = {EAGER: self.original(), TORCH: others.torch_dynamic(self.original())}
+        modules = {EAGER: self.original(), TORCH: builtin.torch_dynamic(self.original())}
         sizes = {EAGER: self.made / "original.safetensors", TORCH: self.made / "torch.pt", **files}
         save_weights(modules[EAGER], sizes[EAGER])
         torch.save(modules[TORCH].state_dict(), sizes[TORCH])
@@ -210,21 +211,21 @@ class Run:
                 stack.callback(session.close)
                 runs[name] = self._going_round(session)
             if self.setting.apart:
-                peer, sizes[NNCF] = stack.enter_context(others.nncf()), self.made / "nncf.bin"
+                peer, sizes[NNCF] = stack.enter_context(nncf.texts(self.made)), self.made / "nncf.bin"
                 self._openvino(peer, files[FP32])
-                scores[NNCF] = self._scores("test", NNCF, lambda: (peer.answers(self.made), _targets(test)))
+                scores[NNCF] = self._scores("test", NNCF, lambda: (peer.answers(), _targets(test)))
                 runs[NNCF] = partial(peer.ask, "next")
             ms = interleave(runs, seconds=self.setting.latency, progress=self.progress)
         return {name: _row(scores[EAGER], scores[name], ms[EAGER], ms[name], sizes[name], sizes[EAGER]) for name in ms}
 
-    def _openvino(self, peer: others.Nncf, graph: Path) -> None:
+    def _openvino(self, peer: nncf.Texts, graph: Path) -> None:
         """Have NNCF's file made, and loaded with the test texts."""
         model, calibration, test = (self.made / name for name in ("nncf.xml", "calibration.npz", "test.npz"))
         if not model.is_file():
             rows = np.arange(min(_CALIBRATION, len(self.task.parts.calibration)))
-            others.save_texts(Subset(self.task.parts.calibration, rows), calibration)
+            save_texts(Subset(self.task.parts.calibration, rows), calibration)
             peer.ask("quantize", graph, calibration, model)
-        others.save_texts(self.task.parts.test, test)
+        save_texts(self.task.parts.test, test)
         peer.ask("load", model, test)
 
     def _scores(self, part: str, name: str, answers: Callable[[], tuple[Mapping[str, Array], Array]]) -> Scores:

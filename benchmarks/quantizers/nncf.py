@@ -1,4 +1,4 @@
-"""The same network through what exists: each with its defaults, on the same calibration rows."""
+"""NNCF and OpenVINO in an environment of their own, spoken to over pipes."""
 
 import subprocess
 import sys
@@ -8,44 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from benchmarks.serving.servers import environment
-from torch import nn
 
 from headway.core.files import write_atomic
 from headway.core.tensors import Array
-from headway.export.quiet import quiet
+from headway.tasks.parts import Part
 
 PEERS = Path(__file__).parent / "peers"
 
 
-def onnxruntime_static(graph: Path, rows: Array, out: Path) -> None:
-    """ONNX Runtime's own static quantization: prepared as its documentation asks, and every default."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        left = iter(rows)
-
-        def get_next(self) -> dict[str, Array] | None:
-            row = next(self.left, None)
-            return None if row is None else {"image": row[None]}
-
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "made.onnx"
-        quant_pre_process(graph, prepared)
-        quantize_static(prepared, made, Reader())
-        write_atomic(out, made.read_bytes())
-
-
-def torch_dynamic(model: nn.Module) -> nn.Module:
-    """PyTorch's dynamic quantization; of convolutions it has none."""
-    with quiet():
-        return torch.ao.quantization.quantize_dynamic(model)
-
-
 class Nncf:
-    """NNCF and OpenVINO in an environment of their own; as a session, it runs what was loaded last."""
+    """A process that does one command after the other; `peers/nncf/` says which."""
 
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self._process, self._folder = process, folder
@@ -58,6 +31,10 @@ class Nncf:
         self._process.stdin.flush()
         if self._process.stdout.readline() != "done\n":
             raise SystemExit("the environment of NNCF failed; what it said stands above")
+
+
+class Pictures(Nncf):
+    """On rows of one size; as a session, it runs what was loaded last."""
 
     def quantize(self, graph: Path, rows: Array, folder: Path) -> None:
         """Write `nncf.onnx`, `nncf.bin` and `nncf.xml` into `folder`."""
@@ -78,14 +55,46 @@ class Nncf:
         self.ask("again")
 
 
+class Texts(Nncf):
+    """On texts of their own lengths."""
+
+    def answers(self) -> Mapping[str, Array]:
+        """Logits of all texts that it loaded."""
+        self.ask("answer", self._folder / "answers.npy")
+        return {"logits": np.load(self._folder / "answers.npy")}
+
+
 @contextmanager
-def nncf(folder: Path) -> Iterator[Nncf]:
-    """The peer, started; its environment is made on first use."""
-    command = [environment("nncf", PEERS), PEERS / "nncf" / "peer.py"]
+def pictures(folder: Path) -> Iterator[Pictures]:
+    """The peer, started; its environment is made on first use.
+
+    Args:
+        folder: where files are passed.
+    """
+    with _process("pictures") as process:
+        yield Pictures(process, folder)
+
+
+@contextmanager
+def texts(folder: Path) -> Iterator[Texts]:
+    """The same for texts."""
+    with _process("texts") as process:
+        yield Texts(process, folder)
+
+
+def save_texts(part: Part, file: Path) -> None:
+    """All rows of a part, as the peer reads them."""
+    rows = [part.batch(np.array([row]))[0]["input_ids"][0] for row in range(len(part))]
+    np.savez(file, ids=np.concatenate(rows), lengths=np.array([len(row) for row in rows]))
+
+
+@contextmanager
+def _process(script: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [environment("nncf", PEERS), PEERS / "nncf" / f"{script}.py"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
     ) as process:
         try:
-            yield Nncf(process, folder)
+            yield process
         finally:
             process.terminate()
