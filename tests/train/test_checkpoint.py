@@ -32,7 +32,7 @@ def test_everything_comes_back_in_the_layout_it_had(tmp_path: Path) -> None:
     found = checkpoint.read(tmp_path)
     assert found is not None
     assert (found.run, found.state["progress"]) == ("run", 5)
-    found.restore(fresh, new, scaler, _CPU)
+    found.restore(fresh, new, _CPU)
     assert torch.equal(torch.rand(3), drawn)
     assert torch.equal(fresh.weight, model.weight)
     kept, restored = optimizer.state_dict()["state"], new.state_dict()["state"]

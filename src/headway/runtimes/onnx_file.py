@@ -4,17 +4,15 @@ Field numbers are those of onnx.proto (https://github.com/onnx/onnx/blob/main/on
 """
 
 import math
-import mmap
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headway.core.errors import FormatError
 from headway.core.tensors import DATATYPES
+from headway.runtimes.onnx_tensor import read_mapped, read_tensor
 from headway.runtimes.wire import Buffer, Field, fields
 
 _DEPTH = 32
-_EXTERNAL = 1
 _INT8 = {2, 3, 21, 22}  # uint8, int8, uint4, int4
 
 
@@ -73,28 +71,7 @@ def read_onnx(path: Path) -> OnnxFile:
     Raises:
         FormatError: not an ONNX model, truncated, or nested too deeply.
     """
-    try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as view,
-        ):
-            found = _read(view)
-    except ValueError:  # nothing to map
-        found = "the file is empty"
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path.") from error
-    if isinstance(found, str):
-        raise FormatError(f"not an ONNX model: {found}", where=str(path))
-    return found
-
-
-def _read(view: memoryview) -> "OnnxFile | str":
-    """The model, or why there is none. An exception would keep spans alive, and the mapping could not be closed."""
-    try:
-        return _Reader().model(view)
-    except ValueError as error:
-        return str(error)
+    return read_mapped(path, lambda view: _Reader().model(view))
 
 
 class _Reader:
@@ -181,23 +158,13 @@ class _Reader:
                 self.tensor(item.message, weight=item.number == 1)
 
     def tensor(self, message: Buffer, *, weight: bool) -> None:
-        dims: list[int] = []
-        kind, name, external = 0, "", False
-        for item in fields(message):
-            if item.number == 1:
-                dims.extend(item.numbers())
-            elif item.number == 2:
-                kind = item.value
-            elif item.number == 8:
-                name = item.text
-            elif item.number == 13 or (item.number == 14 and item.value == _EXTERNAL):
-                external = True
-        if external:
-            self.found.external.append(name)
+        found = read_tensor(message)
+        if found.external:
+            self.found.external.append(found.name)
         if weight:
-            self.names.add(name)
+            self.names.add(found.name)
             self.found.initializers += 1
-            self.found.parameters_by_type[kind] += math.prod(dims)
+            self.found.parameters_by_type[found.kind] += math.prod(found.dims)
 
 
 def _value(message: Buffer) -> Value:

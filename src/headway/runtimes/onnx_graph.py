@@ -3,11 +3,10 @@
 Field numbers are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway.core.errors import FormatError
+from headway.runtimes.onnx_tensor import read_mapped, read_tensor
 from headway.runtimes.wire import Buffer, fields
 
 
@@ -40,34 +39,19 @@ def read_graph(path: Path) -> Graph:
     Raises:
         FormatError: not an ONNX model.
     """
-    try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as view,
-        ):
-            found = _read(view)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"cannot be read: {error}", where=str(path)) from error
-    if isinstance(found, str):
-        raise FormatError(f"not an ONNX model: {found}", where=str(path))
-    return found
+    return read_mapped(path, _graph)
 
 
-def _read(view: memoryview) -> Graph | str:
-    """The graph, or why there is none. An exception would keep spans alive, and the mapping could not be closed."""
+def _graph(view: memoryview) -> Graph:
     nodes: list[Node] = []
     weights: dict[str, tuple[int, ...]] = {}
-    try:
-        for model in (item for item in fields(view) if item.number == 7):
-            for item in fields(model.message):
-                if item.number == 1:
-                    nodes.append(_node(item.message))
-                elif item.number == 5:
-                    name, dims = _weight(item.message)
-                    weights[name] = dims
-    except ValueError as error:
-        return str(error)
+    for model in (item for item in fields(view) if item.number == 7):
+        for item in fields(model.message):
+            if item.number == 1:
+                nodes.append(_node(item.message))
+            elif item.number == 5:
+                weight = read_tensor(item.message)
+                weights[weight.name] = weight.dims
     return Graph(tuple(nodes), weights)
 
 
@@ -80,13 +64,3 @@ def _node(message: Buffer) -> Node:
     operator = "".join(texts[4])
     operator = f"{domain}.{operator}" if domain not in ("", "ai.onnx") else operator
     return Node("".join(texts[3]), operator, tuple(texts[1]), tuple(texts[2]))
-
-
-def _weight(message: Buffer) -> tuple[str, tuple[int, ...]]:
-    name, dims = "", list[int]()
-    for item in fields(message):
-        if item.number == 1:
-            dims.extend(item.numbers())
-        elif item.number == 8:
-            name = item.text
-    return name, tuple(dims)

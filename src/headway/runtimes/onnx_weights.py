@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.core.errors import FormatError
+from headway.runtimes.onnx_tensor import read_tensor
 from headway.runtimes.wire import Buffer, fields
 
-_EXTERNAL = 1
 _FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8"), 16: np.dtype("<u2")}
 _BF16 = 16
 _ODD, _ENOUGH = 100.0, 4  # times the median of its kind, among so many
@@ -109,28 +109,17 @@ class _Reader:
             self.roles.setdefault(inputs[1], (operator, axes[operator]))
 
     def tensor(self, message: Buffer) -> None:
-        dims: list[int] = []
-        kind, name, external, raw = 0, "", False, None
-        for item in fields(message):
-            if item.number == 1:
-                dims.extend(item.numbers())
-            elif item.number == 2:
-                kind = item.value
-            elif item.number == 8:
-                name = item.text
-            elif item.number == 9:
-                raw = item.message
-            elif item.number == 13 or (item.number == 14 and item.value == _EXTERNAL):
-                external = True
-        if kind not in _FLOATS:
+        found = read_tensor(message)
+        if found.kind not in _FLOATS:
             return
-        if external:
+        if found.external:
             self.unread += 1
             return
-        values = _raw(raw, kind) if raw is not None else _typed(message, kind)
-        if values.size != math.prod(dims):
-            raise ValueError(f"{name}: {values.size} elements, where its shape {dims} has {math.prod(dims)}")
-        self.weights.append(self.judged(name, values.reshape(dims)))
+        values = _raw(found.raw, found.kind) if found.raw is not None else _typed(message, found.kind)
+        if values.size != math.prod(found.dims):
+            shape = list(found.dims)
+            raise ValueError(f"{found.name}: {values.size} elements, where its shape {shape} has {math.prod(shape)}")
+        self.weights.append(self.judged(found.name, values.reshape(found.dims)))
 
     def judged(self, name: str, values: NDArray[Any]) -> Weight:
         operator, axis = self.roles.get(name, ("", 0))

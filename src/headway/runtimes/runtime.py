@@ -10,6 +10,8 @@ from typing import Protocol
 
 from headway.core.tensors import Array, TensorSpec
 
+DEFAULT = "onnxruntime"  # runs ONNX files where nobody names a runtime
+
 
 @dataclass(frozen=True)
 class Availability:

@@ -38,17 +38,10 @@ class Checkpoint:
     state: dict[str, Any]
     tensors: dict[str, torch.Tensor]
 
-    def restore(
-        self,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        device: torch.device,
-    ) -> None:
-        """Put everything back where `write` found it."""
+    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        """Put tensors and random numbers back where `write` found them; `state` is the caller's."""
         model.load_state_dict(_under("model.", self.tensors))
         _restore_optimizer(optimizer, self.tensors)
-        scaler.load_state_dict(self.state["scaler"])
         restore_random(self.state["random"], self.tensors, device)
 
 

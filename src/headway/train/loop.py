@@ -207,7 +207,7 @@ class _Run:
         if found.run != self.key:
             progress.say(f"{self.folder / checkpoint.NAME}: of another run; training begins afresh")
             return None
-        found.restore(self.model, self.optimizer, self.scaler, self.precision.device)
+        found.restore(self.model, self.optimizer, self.precision.device)
         return found.state
 
     def save(self) -> None:
