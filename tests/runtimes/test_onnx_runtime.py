@@ -1,12 +1,12 @@
 """ONNX Runtime: what loads, what is refused and how, and what a session says of itself."""
 
-import threading
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.runtimes.shared import answers_of_threads
 
 from headway.core.errors import FormatError, MissingDependencyError, RequestError
 from headway.core.tensors import TensorSpec
@@ -54,20 +54,9 @@ def test_it_computes_what_numpy_computes_at_any_batch(tmp_path: Path) -> None:
 
 def test_threads_share_a_session(tmp_path: Path) -> None:
     session = OnnxRuntime().load(write(tmp_path / "m.onnx", model()))
-    wrong: list[int] = []
-
-    def run(number: int) -> None:
-        value = np.full((3, 4), number, np.float32)
-        answers = (session.run({"input": value})["logits"] for _ in range(50))
-        wrong.extend(number for answer in answers if not np.allclose(answer, value @ WEIGHTS))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    values = [np.full((3, 4), number, np.float32) for number in range(4)]
     assert session.thread_safe
-    assert wrong == []
+    assert answers_of_threads(session, "input", values, [value @ WEIGHTS for value in values]) == []
 
 
 @pytest.mark.parametrize(

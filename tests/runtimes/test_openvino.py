@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.runtimes import exported
+from tests.runtimes.shared import answers_of_threads
 
 from headway.core.errors import FormatError, MissingDependencyError, RequestError
 from headway.core.tensors import Array
@@ -96,19 +96,8 @@ def test_threads_share_a_session(conv: Path) -> None:
     session = OpenVinoRuntime().load(conv)
     values = [np.full((number + 1, 1, 8, 8), number, np.float32) for number in range(4)]
     wanted = [session.run({"image": value})["logits"] for value in values]
-    wrong: list[int] = []
-
-    def run(number: int) -> None:
-        answers = (session.run({"image": values[number]})["logits"] for _ in range(50))
-        wrong.extend(number for answer in answers if not np.array_equal(answer, wanted[number]))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     assert session.thread_safe
-    assert wrong == []
+    assert answers_of_threads(session, "image", values, wanted) == []
 
 
 def test_text_is_refused_when_the_model_is_loaded(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from headway.bundles.npz import read_npz, write_npz
 from headway.core.errors import BundleError, FormatError
-from headway.core.tensors import Array
+from headway.core.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
     from headway.bundles.bundle import Bundle
@@ -64,6 +64,12 @@ def read_sample(path: Path) -> Sample:
     if not inputs or not outputs or len(inputs) + len(outputs) + sum(map(len, own.values())) != len(arrays):
         raise FormatError("not a golden sample: it needs arrays named input/... and output/...", where=str(path))
     return Sample(inputs, outputs, own)
+
+
+def of_rows(inputs: Mapping[str, Array], specs: Iterable[TensorSpec], rows: int) -> dict[str, Array]:
+    """The same inputs with so many rows: the first ones, or all again and again. What has no batch stays whole."""
+    batched = {spec.name for spec in specs if spec.batched}
+    return {n: np.resize(v, (rows, *v.shape[1:])) if n in batched else v for n, v in inputs.items()}
 
 
 def errors(samples: Iterable[Sample], session: Runs) -> dict[str, float]:

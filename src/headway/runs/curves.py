@@ -1,9 +1,9 @@
 """Curves of runs: in the terminal, and as SVG."""
 
 from collections.abc import Mapping
-from io import StringIO
 
 from headway.core import plugins
+from headway.core.svg import style, svg
 from headway.runs.read import Curve
 
 _COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568")
@@ -56,11 +56,10 @@ def as_svg(curves: Mapping[str, Curve], title: str) -> str:
         MissingDependencyError: matplotlib is not installed.
     """
     try:
-        import matplotlib as mpl
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise plugins.missing("matplotlib", needed_by="headway runs") from error
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "headway", "font.size": 10}):
+    with style(10):
         figure = Figure(figsize=(7.4, 2.8), layout="constrained")
         axes = figure.add_subplot()
         for i, (run, curve) in enumerate(curves.items()):
@@ -74,10 +73,7 @@ def as_svg(curves: Mapping[str, Curve], title: str) -> str:
             axes.legend(frameon=False, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-        drawn = StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    svg = drawn.getvalue()
-    return svg[svg.index("<svg") :]
+        return svg(figure)
 
 
 def _number(value: float, chars: int, delta: float, left: bool = False) -> str:

@@ -9,9 +9,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import numpy as np
-
 from headway.bundles.bundle import Bundle
+from headway.bundles.golden import of_rows
 from headway.bundles.manifest import Variant
 from headway.core import machine
 from headway.core.errors import BundleError, HeadwayError
@@ -185,8 +184,4 @@ def _compare(bundle: Bundle, sessions: dict[_Candidate, Session], seconds: float
 
 def _single_rows(bundle: Bundle) -> list[dict[str, Array]]:
     """The first row of each golden sample; an input whose first dimension is fixed stays whole."""
-    batched = {spec.name for spec in bundle.manifest.inputs if spec.batched}
-    return [
-        {name: np.resize(v, (1, *v.shape[1:])) if name in batched else v for name, v in sample.inputs.items()}
-        for sample in bundle.golden()
-    ]
+    return [of_rows(sample.inputs, bundle.manifest.inputs, 1) for sample in bundle.golden()]

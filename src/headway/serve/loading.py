@@ -7,10 +7,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headway.bundles.bundle import Bundle
-from headway.bundles.golden import replay
+from headway.bundles.golden import of_rows, replay
 from headway.bundles.manifest import Variant
 from headway.bundles.processing import open_processing
 from headway.core import plugins
@@ -148,10 +146,9 @@ def open_variant(bundle: Bundle, variant: Variant, threads: int) -> Session:
 def warm_up(loaded: Loaded, rows: "Sequence[int]") -> None:
     """Run batches of these sizes: memory grows before the first caller comes, and how long runs take is known."""
     sample = next(loaded.bundle.golden()).inputs
-    batched = {spec.name for spec in loaded.bundle.manifest.inputs if spec.batched}
     size = prod(loaded.padding.lengths(sample)) if loaded.padding else 1
     for count in rows:
-        inputs = {n: np.resize(v, (count, *v.shape[1:])) if n in batched else v for n, v in sample.items()}
+        inputs = of_rows(sample, loaded.bundle.manifest.inputs, count)
         loaded.session.run(inputs)
         began = perf_counter()
         loaded.session.run(inputs)

@@ -20,9 +20,8 @@ from headway.core.tensors import DYNAMIC, Array, TensorSpec, from_numpy
 from headway.measure.accuracy import Rows, compare
 from headway.measure.latency import Milliseconds, interleave, rounds_for_p99, speedup, summarise
 from headway.measure.memory import peak_memory_mb
-from headway.runtimes.runtime import Runtime, Session
+from headway.runtimes.runtime import DEFAULT, Runtime, Session
 from headway.shipping.build import Built
-from headway.shipping.pack import RUNTIME
 from headway.shipping.recipe import Target
 from headway.tasks import Task
 from headway.tasks.parts import Part
@@ -148,7 +147,7 @@ def open_subjects(
                 continue
             session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
             stack.callback(session.close)
-            id_ = variant.plan.id if runtime.name == RUNTIME else f"{variant.plan.id}-{runtime.name}"
+            id_ = variant.plan.id if runtime.name == DEFAULT else f"{variant.plan.id}-{runtime.name}"
             found[id_] = Subject(variant, runtime.name, session)
     if not found:
         raise MissingDependencyError(

@@ -5,19 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from headway.bundles.bundle import Bundle
-from headway.bundles.golden import Sample, errors
+from headway.bundles.golden import Sample, errors, of_rows
 from headway.core import plugins
 from headway.core.errors import FormatError, HeadwayError, MissingDependencyError, UsageError
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.export.export import Converts
-from headway.runtimes.formats import Format, recognise, require_whole_onnx
+from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_runtime import OnnxRuntime
 from headway.runtimes.runtime import Runtime, Session
 from headway.shipping.golden_inputs import tolerances
+from headway.shipping.opened import opened
 from headway.shipping.pack import samples_for
 
 ALL = "all"
@@ -65,7 +63,7 @@ def export(
     """
     if to != ALL and to not in formats():
         raise UsageError(f"nobody writes {to!r}", where="--to", remedy=f"One of: {', '.join(formats())}, {ALL}.")
-    file, name = _source(model)
+    name, file, *_ = opened(model)
     about = require_whole_onnx(file)
     done, wanted = [], formats() if to == ALL else (to,)
     with progress.work("export", len(wanted)) as bar:
@@ -78,15 +76,6 @@ def export(
                 done.append(Exported(each, (), why=str(error)))
             bar.advance(1)
     return done
-
-
-def _source(model: Path) -> tuple[Path, str]:
-    """The ONNX file, and what the files that are made of it are called."""
-    if recognise(model) not in (Format.BUNDLE, Format.ARCHIVE):
-        return model, model.stem
-    bundle = Bundle.open(model).private_copy()
-    bundle.verify(trust_any=True)  # nothing is converted that was changed since it was sealed
-    return bundle.model_file(bundle.manifest.variant()), bundle.manifest.name
 
 
 def _write(file: Path, name: str, to: str, folder: Path, batch: int | None, *, quantized: bool) -> Exported:
@@ -145,7 +134,5 @@ def _samples(
     """The samples, or one of as many rows as the batch has."""
     if batch is None:
         return samples
-    batched = {spec.name for spec in specs if spec.batched}
-    given = samples[-1].inputs
-    inputs = {n: v[np.arange(batch) % len(v)] if n in batched else v for n, v in given.items()}
+    inputs = of_rows(samples[-1].inputs, specs, batch)
     return [Sample(inputs, session.run(inputs))]

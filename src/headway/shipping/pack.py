@@ -22,7 +22,7 @@ from headway.core.files import digest_file, exclusive, folder_lock
 from headway.core.tensors import TensorSpec
 from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_file import OnnxFile
-from headway.runtimes.runtime import Runtime, Session
+from headway.runtimes.runtime import DEFAULT, Runtime, Session
 from headway.serve.padding import Padding, refuted
 from headway.shipping.golden_inputs import (
     SIZES,
@@ -35,7 +35,6 @@ from headway.shipping.golden_inputs import (
 )
 from headway.shipping.processing import Declaration
 
-RUNTIME = "onnxruntime"
 _ID = "original"
 _MAX_LABELS_BYTES = 16 << 20
 
@@ -88,7 +87,7 @@ def pack(
     declaration = Declaration.load(processing) if processing is not None else None
     about = require_whole_onnx(model)
     with exclusive(folder_lock(folder), str(folder)):
-        runtime: Runtime = plugins.load("headway.runtimes", RUNTIME)()
+        runtime: Runtime = plugins.load("headway.runtimes", DEFAULT)()
         session = runtime.load(model, threads=1)
         try:
             specs = session.inputs, session.outputs
@@ -111,7 +110,7 @@ def pack(
                     id=_ID,
                     file="",
                     format="onnx",
-                    runtime=RUNTIME,
+                    runtime=DEFAULT,
                     precision=about.precision,
                     tolerance=tolerance,
                 ),
@@ -212,7 +211,7 @@ def _labels(path: Path, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
 def _lineage(model: Path, extra: Iterable[str]) -> Lineage:
     return Lineage(
         source_sha256=digest_file(model),
-        packages={name: installed(name) for name in ("headway", "numpy", RUNTIME, *extra)},
+        packages={name: installed(name) for name in ("headway", "numpy", DEFAULT, *extra)},
         machine=machine.here(),
     )
 

@@ -20,11 +20,12 @@ from headway.core.errors import HeadwayError, MissingDependencyError
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import Array
 from headway.export.export import Converts
-from headway.runtimes.formats import Format, recognise, require_whole_onnx
+from headway.runtimes.formats import require_whole_onnx
 from headway.runtimes.onnx_runtime import OnnxRuntime
 from headway.runtimes.runtime import Runtime
 from headway.shipping.divergence import Divergence, first_divergence
 from headway.shipping.golden_inputs import tolerances
+from headway.shipping.opened import sealed
 from headway.shipping.pack import samples_for
 
 _SHAPE = "another shape, or not finite"
@@ -139,9 +140,7 @@ def parity(model: Path, *, inputs: Path | None = None, progress: Progress = SILE
         FormatError: neither of the two.
         DataError: the inputs do not fit.
     """
-    if recognise(model) in (Format.BUNDLE, Format.ARCHIVE):
-        bundle = Bundle.open(model).private_copy()
-        bundle.verify(trust_any=True)  # nothing is loaded that was changed since it was sealed
+    if (bundle := sealed(model)) is not None:
         samples, about = list(bundle.golden()), "the bundle's golden samples"
         forms = [_sealed(bundle, variant) for variant in bundle.manifest.variants]
         original = "the golden answers in the bundle"

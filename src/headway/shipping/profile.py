@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from headway.bundles.bundle import Bundle
+from headway.bundles.golden import of_rows
 from headway.core import machine, plugins
 from headway.core.errors import UsageError
 from headway.core.files import write_atomic
@@ -16,10 +14,10 @@ from headway.core.tensors import Array, TensorSpec
 from headway.measure.causes import Comparison, compare
 from headway.measure.join import totals
 from headway.measure.profile import Profile, profile
-from headway.runtimes.formats import Format, recognise, require_whole_onnx
 from headway.runtimes.runtime import Runtime
 from headway.shipping.joined import page
-from headway.shipping.pack import RUNTIME, samples_for
+from headway.shipping.opened import opened
+from headway.shipping.pack import samples_for
 
 
 @dataclass(frozen=True)
@@ -74,49 +72,38 @@ def profile_files(
 
     Raises:
         FormatError: not an ONNX file or a bundle.
+        TamperedError: the bundle is not what was sealed.
         DataError: the inputs do not suit the model.
         UsageError: the two run on different runtimes, take different inputs, or the runtime cannot profile.
     """
-    file, name, given = _open(model)
-    files = {"the model": file}
+    one = opened(model)
+    files = {"the model": one.file}
     if against is not None:
-        other, runtime_of_other, _ = _open(against)
-        if runtime_of_other != name:
-            raise UsageError(f"one runs on {name}, the other on {runtime_of_other}", where=str(against))
-        files = {"the other": other, **files}
-    runtime: Runtime = plugins.load("headway.runtimes", name)()
-    session = runtime.load(file, threads=threads)
+        other = opened(against)
+        if other.runtime != one.runtime:
+            raise UsageError(f"one runs on {one.runtime}, the other on {other.runtime}", where=str(against))
+        files = {"the other": other.file, **files}
+    runtime: Runtime = plugins.load("headway.runtimes", one.runtime)()
+    session = runtime.load(one.file, threads=threads)
     try:
-        if inputs is not None or given is None:
-            given = samples_for(session, inputs, None, str(model))[0][0].inputs
-        values = _rows(given, session.inputs, batch)
+        own = None if inputs is not None else one.samples
+        values = _rows((own or samples_for(session, inputs, None, str(model))[0])[0].inputs, session.inputs, batch)
     finally:
         session.close()
     if against is not None:
         _check_same(runtime, files["the other"], values, against)
     found = profile(runtime, files, values, threads=threads, seconds=seconds, progress=progress)
-    own = found["the model"]
-    comparison = compare(found["the other"], own) if against is not None else None
+    mine = found["the model"]
+    comparison = compare(found["the other"], mine) if against is not None else None
     if html is not None:
-        write_atomic(html, page(comparison or compare(own, own), str(against or model), str(model)))
-    return Profiled(own, comparison)
-
-
-def _open(path: Path) -> tuple[Path, str, Mapping[str, Array] | None]:
-    """The model file, its runtime's name, and inputs where it brings some."""
-    if recognise(path) in (Format.BUNDLE, Format.ARCHIVE):
-        bundle = Bundle.open(path)
-        variant = bundle.manifest.variant()
-        return bundle.model_file(variant), variant.runtime, next(bundle.golden()).inputs
-    require_whole_onnx(path)
-    return path, RUNTIME, None
+        write_atomic(html, page(comparison or compare(mine, mine), str(against or model), str(model)))
+    return Profiled(mine, comparison)
 
 
 def _rows(inputs: Mapping[str, Array], specs: tuple[TensorSpec, ...], batch: int) -> dict[str, Array]:
-    batched = {spec.name for spec in specs if spec.batched}
-    if batch > 1 and not batched:
+    if batch > 1 and not any(spec.batched for spec in specs):
         raise UsageError("the model's batch does not vary", where="--batch", remedy="Leave --batch out.")
-    return {k: v[np.arange(batch) % len(v)] if k in batched else v for k, v in inputs.items()}
+    return of_rows(inputs, specs, batch)
 
 
 def _check_same(runtime: Runtime, file: Path, values: Mapping[str, Array], where: Path) -> None:

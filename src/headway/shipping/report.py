@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from headway.bundles.manifest import StepRecord
 from headway.core import machine
+from headway.core.svg import style, svg
 from headway.runs.curves import as_svg
 from headway.shipping.evaluate import Evaluation
 from headway.shipping.gate import rows_needed
 from headway.shipping.joined import joined
 from headway.shipping.recipe import Recipe
-from headway.shipping.search.report import search_picture, style, svg
+from headway.shipping.search.report import search_picture
 from headway.shipping.search.result import SearchResult
 from headway.shipping.slower import Slower
 from headway.shipping.verdict import Judged

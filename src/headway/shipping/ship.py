@@ -19,7 +19,7 @@ from headway.core.progress import SILENT, Progress
 from headway.core.tensors import TensorSpec
 from headway.registry.registry import Registry
 from headway.runtimes.formats import require_whole_onnx
-from headway.runtimes.runtime import Runtime, Session
+from headway.runtimes.runtime import DEFAULT, Runtime, Session
 from headway.serve.padding import Padding, refuted
 from headway.shipping import gate
 from headway.shipping.build import Builder, identify
@@ -38,7 +38,6 @@ from headway.shipping.evaluate import (
 )
 from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage, recorded
-from headway.shipping.pack import RUNTIME
 from headway.shipping.plan import UNCHANGED, plans
 from headway.shipping.processing import Declaration, digest
 from headway.shipping.recipe import Recipe
@@ -159,7 +158,7 @@ class _Road:
         with ExitStack() as stack:
             session: Session
             if self.recipe.onnx is not None:
-                session = plugins.load("headway.runtimes", RUNTIME)().load(self.recipe.onnx)
+                session = plugins.load("headway.runtimes", DEFAULT)().load(self.recipe.onnx)
             else:
                 from headway.runtimes.torch_eager import TorchEagerSession
                 from headway.tasks.factory import build_model
@@ -172,7 +171,7 @@ class _Road:
         threads = self.recipe.config.target.threads
         session: Session
         if self.recipe.onnx is not None:
-            session = plugins.load("headway.runtimes", RUNTIME)().load(self.recipe.onnx, threads=threads)
+            session = plugins.load("headway.runtimes", DEFAULT)().load(self.recipe.onnx, threads=threads)
             self._check_inputs(session)
             name = FILE
         else:

@@ -1,31 +1,10 @@
 """The search in `report.html`: the front of accuracy and speed, with size as the dots' size."""
 
-from contextlib import AbstractContextManager
-from io import StringIO
-from typing import TYPE_CHECKING
-
+from headway.core.svg import style, svg
 from headway.shipping.search.result import SearchResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _FRONT, _GATE, _OTHER = "#2b6cb0", "#1a7f4b", "#a0aec0"
 _AREA = 260  # of a dot, in points squared, at the original's size
-
-
-def style() -> AbstractContextManager[None]:
-    """For drawing within: text stays text, and element ids do not change from run to run."""
-    import matplotlib as mpl
-
-    return mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "headway", "font.size": 11})
-
-
-def svg(figure: "Figure") -> str:
-    """A figure for a page of HTML."""
-    drawn = StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
-    text = drawn.getvalue()
-    return text[text.index("<svg") :]  # without the XML prologue, which HTML does not know
 
 
 def search_picture(search: SearchResult, keep: float) -> str:
