@@ -269,28 +269,29 @@ def page(advised: Advised) -> str:
 
 
 def picture(advised: Advised) -> str:
-    """What a run takes against what the traffic costs, as SVG; machines without a cost are left out.
+    """What a run takes and what the traffic costs on each machine that can carry it, as SVG.
 
     Raises:
         MissingDependencyError: without matplotlib.
     """
     from headway.core.svg import style, svg
 
+    shown = [(each.machine.name, each.run.times(1000), each.fleet) for each in advised.each if each.run and each.fleet]
     with style(9):
-        figure = _figure()(figsize=(9, 4.8), layout="constrained")
-        axes = figure.subplots()
-        for each in advised.each:
-            if each.run is None or each.fleet is None or each.fleet.cost is None:
-                continue
-            x, y = each.fleet.cost, each.run.times(1000)
-            ends = [[x.value - x.low], [x.high - x.value]], [[y.value - y.low], [y.high - y.value]]
-            axes.errorbar(x.value, y.value, xerr=ends[0], yerr=ends[1], fmt="o", ms=5, lw=0.8, alpha=0.8)
-            axes.annotate(each.machine.name, (x.value, y.value), xytext=(5, 4), textcoords="offset points")
+        figure = _figure()(figsize=(11, 1 + 0.3 * len(shown)), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for row, (_, run, found) in enumerate(shown):
+            for axes, figures in ((left, run), (right, found.cost)):
+                if figures is not None:
+                    ends = [[figures.value - figures.low], [figures.high - figures.value]]
+                    axes.errorbar(figures.value, row, xerr=ends, fmt="o", ms=5, lw=1.5, color="#2b6cb0")
         if advised.asked.p99 is not None:
-            axes.axhline(advised.asked.p99 * 1000, color="#c53030", lw=0.8, ls="--")
-        axes.set(xscale="log", yscale="log", ylabel="ms a run")
-        axes.set_xlabel(f"US dollars in {advised.asked.years:g} years, for {advised.asked.rps:g} rows a second")
-        axes.grid(visible=True, which="major", lw=0.3)
+            left.axvline(advised.asked.p99 * 1000, color="#c53030", lw=0.8, ls="--")
+        left.set_yticks(range(len(shown)), [name for name, *_ in shown])
+        left.set(ylim=(len(shown) - 0.5, -0.5), xscale="log", xlabel=f"ms a run of {advised.model.rows}")
+        right.set(xscale="log", xlabel=f"US dollars in {advised.asked.years:g} years")
+        for axes in (left, right):
+            axes.grid(visible=True, which="major", lw=0.3)
         return svg(figure)
 
 

@@ -27,8 +27,8 @@ def joined(comparison: Comparison, parent: str, child: str) -> str:
     return piece.render(comparison=comparison, parent=parent, child=child, lines=lines, scale=_BAR / longest)
 
 
-def page(comparison: Comparison, found: Reached, parent: str, child: str) -> str:
-    """The same as a page of its own, which opens offline, with the child against the machine's roofline."""
+def page(comparison: Comparison | None, found: Reached, parent: str, child: str) -> str:
+    """The same, where there is a parent, as a page that opens offline, and the child against the machine's roofline."""
     from jinja2 import Environment
 
     folder = files("headway.shipping")
@@ -38,4 +38,5 @@ def page(comparison: Comparison, found: Reached, parent: str, child: str) -> str
         whole=found.whole, roofline=found.roofline, unknown=found.unknown, lines=dearest
     )
     template = environment.from_string(folder.joinpath("profile.html.j2").read_text(encoding="utf-8"))
-    return template.render(parent=parent, child=child, piece=joined(comparison, parent, child), reached=reached)
+    piece = joined(comparison, parent, child) if comparison is not None else ""
+    return template.render(parent=parent, child=child, piece=piece, reached=reached)

@@ -103,7 +103,7 @@ def profile_files(
     comparison = compare(found["the other"], mine) if against is not None else None
     reached = reach(mine, roofline(threads, progress=progress))
     if html is not None:
-        write_atomic(html, page(comparison or compare(mine, mine), reached, str(against or model), str(model)))
+        write_atomic(html, page(comparison, reached, str(against or ""), str(model)))
     return Profiled(mine, reached, comparison)
 
 
