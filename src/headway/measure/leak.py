@@ -138,7 +138,7 @@ def watch(
     """
     if rounds < LEAST_ROUNDS:
         raise UsageError(f"{rounds} rounds cannot tell growth from noise", remedy=f"Make at least {LEAST_ROUNDS}.")
-    tracing = tracemalloc.is_tracing()  # by whoever called
+    tracing, frozen = tracemalloc.is_tracing(), gc.get_freeze_count() > 0  # by whoever called
     gc.collect()
     gc.freeze()  # what was there before cannot leak, and searching all of it after each block would take seconds
     try:
@@ -147,7 +147,8 @@ def watch(
             tracemalloc.start(_FRAMES)
         _, snapshots = _blocks(work, rounds, _traced, progress, f"{title}: by line")
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         if not tracing:
             tracemalloc.stop()
     python = growth(at, [sum(sizes.values()) for sizes in snapshots], warm_up=0)
