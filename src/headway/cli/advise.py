@@ -75,6 +75,8 @@ def _show(found: "Advised") -> None:
     for each in found.each:
         if each.fleet is None:
             out().print(f"{each.machine.name}: {each.why}", markup=False, soft_wrap=True)
+        elif each.machine.note:
+            out().print(f"{each.machine.name}: {each.machine.note}", markup=False, soft_wrap=True)
     words = "here is measured, elsewhere modelled: at best its whole roofline, at worst half the efficiency found here"
     out().print(words, markup=False, soft_wrap=True)
 
