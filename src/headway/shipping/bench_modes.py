@@ -18,7 +18,7 @@ from headway.core.progress import Progress
 from headway.core.tensors import Array, TensorSpec
 from headway.measure import loadgen, sweep
 from headway.measure.latency import interleave, rounds_for_p99
-from headway.measure.loadgen import CONFIDENCE, MOST_PROBES, Probe, Wall, percentile
+from headway.measure.loadgen import BUDGET, CONFIDENCE, Probe, Wall, percentile
 from headway.measure.memory import forget_peak, resident
 from headway.measure.order import median_interval
 from headway.measure.sweep import Candidate, Climb, Point, Trial
@@ -264,21 +264,23 @@ def _server(subject: Subject) -> tuple[Server, Climb]:
     fit = [it for it in climbed.trials if it.ms <= subject.p99_ms] or climbed.trials[:1]
     fastest = max(fit, key=lambda it: it.rows_s)
     most = max(it.batch for it in fit if it.threads == fastest.threads)
-    each = subject.seconds / MOST_PROBES
+    each = subject.seconds / BUDGET
     with _sessions(subject, [(most, fastest.threads)]) as sessions:
         (session,) = sessions.values()
         run = _queue(session, subject, most)
-        with subject.progress.work("find the rate", MOST_PROBES) as bar:
+        with subject.progress.work("find the rate", BUDGET) as bar:
 
             def attempt(rate: float, seed: int) -> Probe:
-                bar.advance(1, f"{rate:,.1f} queries/s")
-                return loadgen.probe(
+                bar.advance(0, f"{rate:,.1f} queries/s")
+                made = loadgen.probe(
                     run, rate, p99_ms=subject.p99_ms, seconds=each, most=most // subject.rows, seed=seed,
                     clock=Wall(),
                 )  # fmt: skip
+                bar.advance(made.part)
+                return made
 
             found = loadgen.greatest_rate(attempt, fastest.rows_s / subject.rows, seed=subject.seed)
-            bar.advance(MOST_PROBES - len(found.probes))
+            bar.advance(max(0.0, BUDGET - sum(it.part for it in found.probes)))
     p99, high = percentile(found.latencies, 0.99) if found.rate is not None else (None, None)
     return Server(
         outcome=found.outcome,

@@ -76,7 +76,7 @@ def _stream(it: Stream) -> str:
 
 def _stopped(found: "Bench") -> list[str]:
     reasons = {
-        "memory": f"the next batch would take {found.expected_mb or 0:,.0f} MB",
+        "memory": f"the next batch would take {found.expected_mb or 0:,.1f} MB",
         "plateau": "throughput does not grow any more",
         "latency": f"no run of the largest keeps within {found.p99_ms:g} ms" if found.p99_ms is not None else "",
         "limit": "the limit is --max-batch",
