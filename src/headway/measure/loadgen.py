@@ -27,7 +27,7 @@ _BISECT = 14  # of them
 _MOST_PROBES = 100
 _HOPELESS = 0.03  # of a run's queries late: the run ends
 _TOLERANCE = 0.02  # of the rate: how closely it is sought
-_LOWER = 0.95  # of a rate that seemed to keep the bound, or was not proved: what is tried next
+_LOWER = 0.05  # of a rate is taken off before it is proved, and then twice that, and so on
 _STEADY = 10  # times the bound that a run must last: a shorter one ends before a queue that grows is seen
 _SPIN_S = 0.0002
 _STRETCH_S = 0.2
@@ -188,8 +188,10 @@ def greatest_rate(attempt: Callable[[float, int], Probe], high: float, *, seed: 
         if (verdict := at(rate).kept or at(rate).kept) is None:
             break
         low, high = (rate, high) if verdict else (low, rate)
+    lower = 0.0
     while low > 0 and spent() < BUDGET:
-        low *= _LOWER
+        lower += _LOWER
+        low *= 1 - lower
         if (confirmed := _confirmed(at, low)) is not None:
             return Search(low, "found", confirmed, tuple(probes))
     none = low == 0 and probes and probes[-1].kept is False
