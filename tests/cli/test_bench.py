@@ -142,6 +142,7 @@ def test_random_arrivals_within_a_bound(linear_onnx: Path) -> None:
         assert result["queries_s"] > 0
     short = document(linear_onnx, "--mode", "server", "--p99", 500, "--seconds", 1)["result"]
     assert (short["outcome"], short["queries_s"]) == ("short", None)
+    assert short["seconds"] >= 120
 
 
 def test_a_model_that_refuses_a_batch_is_measured_below_it(tmp_path: Path) -> None:
@@ -154,8 +155,21 @@ def test_a_model_that_refuses_a_batch_is_measured_below_it(tmp_path: Path) -> No
     np.savez(tmp_path / "x.npz", x=np.ones((4, 4), np.float32))
     found = document(path, "--inputs", tmp_path / "x.npz", "--seconds", 0.1, "--threads", 1)
     assert found["stopped"] == "refused"
-    assert found["reason"].startswith("batch 2: ")
+    assert "the model fails at batch 2: " in found["reason"]
     assert [it["batch"] for it in found["result"]["points"]] == [1]
+
+
+def test_a_model_that_fails_at_once_is_the_users_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [4, 4])
+    graph = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y"])], "g", ends[:1], ends[1:], [shape])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 4), np.float32))
+    done = run(path, "--inputs", tmp_path / "x.npz", "--seconds", 0.1)
+    assert done.returncode == 2
+    assert "the model fails" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_why_the_climb_ends() -> None:
     late = run(within_ms=5.1)
     assert (late.stopped, late.trials[-1].batch) == ("latency", 32)  # (10 + 32 / 100) / 2 > 5.1, with 16 not
     refused = run(fails_at=4)
-    assert (refused.stopped, refused.reason) == ("refused", "batch 4: cannot reshape")
+    assert (refused.stopped, refused.reason) == ("refused", "cannot reshape")
     assert {it.batch for it in refused.trials} == {1, 2}
     with pytest.raises(RuntimeError):
         run(fails_at=1)

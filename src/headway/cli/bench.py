@@ -81,25 +81,9 @@ def _counts(text: str | None) -> list[int]:
 def _show(result: "Sweep") -> None:
     from headway.core.errors import MissingDependencyError
     from headway.runs.curves import in_terminal
+    from headway.shipping.bench_told import COLUMNS, cells
 
-    columns = ["batch", "threads", "rows/s", "limits", "p50 ms", "p90 ms", "p99 ms", "at most", "memory MB"]
-    rows = []
-    for it in result.points:
-        tail = it.latency.p99_high
-        rows.append(
-            [
-                it.batch,
-                it.threads,
-                f"{it.rows_s:,.1f}",
-                f"{it.rows_s_low:,.1f} to {it.rows_s_high:,.1f}",
-                f"{it.latency.p50:.3f}",
-                f"{it.latency.p90:.3f}",
-                "too few runs" if tail is None else f"{it.latency.p99:.3f}",
-                "" if tail is None else f"{tail:.3f}",
-                f"{it.memory_mb:,.1f}",
-            ]
-        )
-    table("", columns, rows)
+    table("", COLUMNS, [cells(it) for it in result.points])
     curves = {
         f"{threads} thread{'s' if threads > 1 else ''}": (
             [it.latency.p50 for it in result.points if it.threads == threads],

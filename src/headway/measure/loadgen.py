@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.measure.latency import rounds_for_p99
 from headway.measure.order import quantile_limits, ranks
 
 CONFIDENCE = 0.95
@@ -157,6 +158,11 @@ def probe(
 
     taken = serve(arrivals(rate, count, seed), run, most=most, clock=clock, give_up=hopeless)
     return Probe(rate, count, taken, late, late <= 0.01 * count)
+
+
+def enough(rate: float, p99_ms: float) -> float:
+    """Seconds that a search needs for its runs at `rate` to be long enough to tell."""
+    return BUDGET * max(_STEADY * p99_ms / 1000, rounds_for_p99(CONFIDENCE) / CONFIRM / rate)
 
 
 def late_allowed(count: int, q: float) -> int:

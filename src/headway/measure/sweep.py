@@ -113,7 +113,7 @@ def climb(
         try:
             trials += attempt(batch)
         except Exception as error:  # noqa: BLE001  (an engine raises what it likes, and smaller sizes did run)
-            return Climb(tuple(trials), "refused", reason=f"batch {batch}: {' '.join(str(error).split())[:200]}")
+            return Climb(tuple(trials), "refused", reason=" ".join(str(error).split())[:300])
 
 
 def expected_peak(trials: Sequence[Trial], batch: int) -> float:

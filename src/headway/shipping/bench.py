@@ -15,7 +15,6 @@ from headway.measure import sweep
 from headway.measure.others import Others
 from headway.runtimes.runtime import Runtime
 from headway.shipping.bench_modes import MODES, Mode, Offline, Result, Server, Stream, Subject, Sweep
-from headway.shipping.bench_told import told
 from headway.shipping.opened import opened
 from headway.shipping.pack import samples_for
 
@@ -128,7 +127,7 @@ def bench(
     if html is not None:
         from headway.shipping.bench_page import page
 
-        write_atomic(html, page(found, told(found)))
+        write_atomic(html, page(found))
     return found
 
 

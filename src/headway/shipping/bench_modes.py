@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from headway.bundles.golden import of_rows
+from headway.core.errors import DataError, HeadwayError
 from headway.core.heap import trim
 from headway.core.progress import Progress
 from headway.core.tensors import Array, TensorSpec
@@ -78,7 +79,11 @@ class Rate(Result):
 
 
 class Server(Result):
-    """The greatest Poisson rate that keeps the bound; see `loadgen.Search`."""
+    """The greatest Poisson rate that keeps the bound; see `loadgen.Search`.
+
+    Attributes:
+        seconds: that should tell, where these did not.
+    """
 
     outcome: Literal["found", "none", "short"]
     queries_s: float | None
@@ -88,6 +93,7 @@ class Server(Result):
     probes: tuple[Rate, ...]
     max_batch: int
     threads: int
+    seconds: float
 
 
 class Offline(Result):
@@ -172,6 +178,11 @@ def _attempt(subject: Subject, batch: int) -> list[Trial]:
             inputs = subject.batch(batch)
             ms = _quick(partial(session.run, inputs))
             peak = resident("VmHWM" if exact else "VmRSS") - before
+        except HeadwayError:
+            raise
+        except Exception as error:  # an engine raises what it likes
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"the model fails at batch {batch}: {reason}", where=str(subject.model.file)) from error
         finally:
             session.close()
         trials.append(Trial(batch, threads, loaded, max(peak, loaded), ms))
@@ -261,7 +272,9 @@ def _told(names: Iterator[int], advance: Callable[[float], None], seconds: float
 
 def _server(subject: Subject) -> tuple[Server, Climb]:
     climbed = _climb(subject, subject.p99_ms)
-    fit = [it for it in climbed.trials if it.ms <= subject.p99_ms] or climbed.trials[:1]
+    # One session that runs batches of all sizes keeps what they leave behind: up to twice what the largest takes alone.
+    room = sweep.SHARE * subject.room() / 2
+    fit = [it for it in climbed.trials if it.ms <= subject.p99_ms and it.peak <= room] or climbed.trials[:1]
     fastest = max(fit, key=lambda it: it.rows_s)
     most = max(it.batch for it in fit if it.threads == fastest.threads)
     each = subject.seconds / BUDGET
@@ -293,6 +306,7 @@ def _server(subject: Subject) -> tuple[Server, Climb]:
         ),
         max_batch=most,
         threads=fastest.threads,
+        seconds=float(ceil(max(2 * subject.seconds, loadgen.enough(found.probes[-1].rate, subject.p99_ms)))),
     ), climbed
 
 

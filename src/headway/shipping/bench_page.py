@@ -8,6 +8,7 @@ from headway.core import machine
 from headway.core.svg import style, svg
 from headway.measure.sweep import Point
 from headway.shipping.bench_modes import Sweep
+from headway.shipping.bench_told import COLUMNS, cells, told
 
 if TYPE_CHECKING:
     from headway.shipping.bench import Bench
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 _COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568")
 
 
-def page(found: "Bench", told: list[str]) -> str:
-    """One HTML file of a sweep; `told` are the sentences that say what came of it."""
+def page(found: "Bench") -> str:
+    """One HTML file of a sweep."""
     from jinja2 import Environment
 
     result = found.result
@@ -26,8 +27,8 @@ def page(found: "Bench", told: list[str]) -> str:
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     chosen = result.best or result.knee
     return made.render(
-        found=found, result=result, chosen=chosen, told=told, machine=machine.here().summary(),
-        picture=curve(result.points, chosen, found.p99_ms),
+        found=found, result=result, columns=COLUMNS, cells=[(it == chosen, cells(it)) for it in result.points],
+        told=told(found), machine=machine.here().summary(), picture=curve(result.points, chosen, found.p99_ms),
     )  # fmt: skip
 
 
@@ -39,17 +40,19 @@ def curve(points: tuple[Point, ...], chosen: Point, p99_ms: float | None = None)
         figure = Figure(figsize=(7.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for i, threads in enumerate(sorted({it.threads for it in points})):
+            colour = _COLOURS[i % len(_COLOURS)]
             line = sorted((it for it in points if it.threads == threads), key=lambda it: it.batch)
             at, height = [it.latency.p50 for it in line], [it.rows_s for it in line]
-            tail = [max(0.0, it.latency.p99 - it.latency.p50) for it in line]
+            # Without an upper limit, a 99th percentile is not told.
+            tail = [it.latency.p99 - it.latency.p50 if it.latency.p99_high is not None else 0.0 for it in line]
             axes.errorbar(
                 at, height, xerr=[[0.0] * len(line), tail], label=f"{threads} thread{'s' if threads > 1 else ''}",
-                color=_COLOURS[i % len(_COLOURS)], marker="o", markersize=4, linewidth=1.2, elinewidth=0.6, capsize=2,
+                color=colour, marker="o", markersize=4, linewidth=1.2, elinewidth=0.6, capsize=2,
             )  # fmt: skip
             for it in line:
                 axes.annotate(
-                    str(it.batch), (it.latency.p50, it.rows_s), xytext=(0, 6), textcoords="offset points",
-                    ha="center", fontsize="small",
+                    str(it.batch), (it.latency.p50, it.rows_s), xytext=(0, -14 if i % 2 else 6), ha="center",
+                    textcoords="offset points", fontsize="small", color=colour,
                 )  # fmt: skip
         axes.plot([chosen.latency.p50], [chosen.rows_s], "o", markersize=12, fillstyle="none", color="#1c2329")
         if p99_ms is not None and p99_ms < inf:

@@ -9,7 +9,23 @@ from headway.shipping.bench_modes import Offline, Server, Stream, Sweep
 if TYPE_CHECKING:
     from headway.shipping.bench import Bench
 
+COLUMNS = ("batch", "threads", "rows/s", "limits", "p50 ms", "p90 ms", "p99 ms", "at most", "memory MB")
 _BUSY = 0.1  # of the processors
+
+
+def cells(it: Point) -> list[str]:
+    """A row of the table of points."""
+    tail, high = it.latency, it.latency.p99_high
+    return [
+        str(it.batch),
+        str(it.threads),
+        f"{it.rows_s:,.1f}",
+        f"{it.rows_s_low:,.1f} to {it.rows_s_high:,.1f}",
+        f"{tail.p50:.3f}",
+        f"{tail.p90:.3f}",
+        *(("too few runs", "") if high is None else (f"{tail.p99:.3f}", f"{high:.3f}")),
+        f"{it.memory_mb:,.1f}",
+    ]
 
 
 def told(found: "Bench") -> list[str]:
@@ -62,7 +78,8 @@ def _server(result: Server, bound: float) -> list[str]:
     if result.outcome == "none":
         least = min(it.queries_s for it in result.probes)
         return [f"no rate keeps the 99th percentile within {bound:g} ms, down to {least:,.1f} queries/s; {with_}"]
-    return [f"the runs are too short, or the machine is too unsteady, to tell a rate: give more --seconds; {with_}"]
+    short = "the runs are too short, or the machine is too unsteady, to tell a rate"
+    return [f"{short}: --seconds {result.seconds:.0f} should do; {with_}"]
 
 
 def _stream(it: Stream) -> str:
@@ -81,7 +98,7 @@ def _stopped(found: "Bench") -> list[str]:
         "latency": f"no run of the largest keeps within {found.p99_ms:g} ms" if found.p99_ms is not None else "",
         "limit": "the limit is --max-batch",
         "fixed": "the model's batch is fixed",
-        "refused": f"the model fails at {found.reason}",
+        "refused": found.reason,
     }
     return [] if found.stopped is None else [f"no larger batch was tried: {reasons[found.stopped]}"]
 
