@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from headway.measure.loadgen import (
     CONFIRM,
+    PROOF,
     Array,
     Probe,
+    Search,
     Wall,
     arrivals,
     greatest_rate,
@@ -88,9 +90,9 @@ def test_latency_counts_from_when_a_query_was_due() -> None:
 def test_as_many_may_be_late_as_the_upper_limit_allows(count: int, late: int) -> None:
     late = min(late, count)
     values = np.concatenate([np.full(count - late, 1.0), np.full(late, 3.0)])
-    limit = quantile_limits(values, 0.99, 0.95)[1]
+    limit = quantile_limits(values, 0.99, PROOF)[1]
     assert (late_allowed(count, 0.99) >= late) == (limit is not None and limit <= 2)
-    assert (late_allowed(count, 0.99) < 0) == (count < 299)
+    assert (late_allowed(count, 0.99) < 0) == (count < 459)
 
 
 def exact(limit: float) -> Callable[[float, int], Probe]:
@@ -170,24 +172,41 @@ def waits(due: Array, service: float) -> Array:
     return 1000 * (np.maximum.accumulate(reaches) + service * (np.arange(len(due)) + 1) - due)
 
 
-@settings(max_examples=6, deadline=None)
-@given(ms=st.floats(1, 4), times=st.floats(3, 20), seed=st.integers(0, 1000))
-def test_the_rate_is_that_of_a_simulated_queue(ms: float, times: float, seed: int) -> None:
-    """One row a run and a fixed time: what holds at a rate is known from a long run computed in another way."""
-    bound = ms * times
-    clock = Simulated(a=ms)
+def searched(ms: float, times: float, seed: int) -> tuple[Search, float]:
+    """What the search finds of a queue that takes one row a run and a fixed time, and the rate that is right.
+
+    That one is known from a long run computed in another way.
+    """
+    clock, bound = Simulated(a=ms), ms * times
 
     def attempt(rate: float, number: int) -> Probe:
         return probe(clock.run, rate, p99_ms=bound, seconds=2 * ms, most=1, seed=number, clock=clock)
 
-    found = greatest_rate(attempt, 1000 / ms, seed=seed)
-    assert found.rate is not None
+    low, high = 0.0, 1000 / ms
+    for _ in range(12):
+        rate = (low + high) / 2
+        kept = np.quantile(waits(arrivals(rate, 100_000, 12345), ms / 1000), 0.99) <= bound
+        low, high = (rate, high) if kept else (low, rate)
+    return greatest_rate(attempt, 1000 / ms, seed=seed), low
 
-    def p99(rate: float) -> float:
-        return float(np.quantile(waits(arrivals(rate, 100_000, 12345), ms / 1000), 0.99))
 
-    assert p99(found.rate * 0.97) <= bound
-    assert p99(min(found.rate * 1.4, 0.999 * 1000 / ms)) > bound
+@settings(max_examples=5, deadline=None)
+@given(ms=st.floats(1, 4), times=st.floats(3, 20), seed=st.integers(0, 1000))
+def test_the_rate_is_near_that_of_a_simulated_queue(ms: float, times: float, seed: int) -> None:
+    found, right = searched(ms, times, seed)
+    assert found.outcome != "none"
+    if found.rate is not None:
+        assert 0.4 * right < found.rate < 1.2 * right
+
+
+def test_the_rate_is_seldom_too_high() -> None:
+    parts = []
+    for seed in range(12):
+        found, right = searched(2.0, 4 + seed, 100 * seed)
+        assert found.rate is not None
+        parts.append(found.rate / right)
+    assert 0.85 < np.median(parts) < 1
+    assert sum(part > 1 for part in parts) <= 2
 
 
 def test_batching_carries_more_than_one_at_a_time() -> None:

@@ -22,6 +22,7 @@ from headway.measure.latency import rounds_for_p99
 from headway.measure.order import quantile_limits, ranks
 
 CONFIDENCE = 0.95
+PROOF = 0.99  # of the limit that a rate must keep: queries in one queue are late together, which makes it too narrow
 CONFIRM = 5  # runs with other arrivals that prove a rate
 BUDGET = 24  # whole runs that a search may take; one that fails is soon over, and counts for its part
 _BISECT = 14  # of them
@@ -162,12 +163,12 @@ def probe(
 
 def enough(rate: float, p99_ms: float) -> float:
     """Seconds that a search needs for its runs at `rate` to be long enough to tell."""
-    return BUDGET * max(_STEADY * p99_ms / 1000, rounds_for_p99(CONFIDENCE) / CONFIRM / rate)
+    return BUDGET * max(_STEADY * p99_ms / 1000, rounds_for_p99(PROOF) / CONFIRM / rate)
 
 
 def late_allowed(count: int, q: float) -> int:
     """How many of `count` values may pass a bound that the q-quantile's upper limit keeps; -1: too few for a limit."""
-    return count - 1 - ranks(count, q, CONFIDENCE)[1]
+    return count - 1 - ranks(count, q, PROOF)[1]
 
 
 def greatest_rate(attempt: Callable[[float, int], Probe], high: float, *, seed: int = 0) -> Search:
@@ -207,7 +208,7 @@ def greatest_rate(attempt: Callable[[float, int], Probe], high: float, *, seed: 
 def _confirmed(at: Callable[[float], Probe], rate: float) -> Array | None:
     """The latencies of all runs at a rate, if none is hopeless and their 99th percentile's upper limit keeps the bound.
 
-    That limit keeps it where so few are late that a true share of a hundredth would show so few in 5% of all cases.
+    That limit keeps it where so few are late that a true share of a hundredth would show so few in 1% of all cases.
     """
     late, made = 0, list[Array]()
     for _ in range(CONFIRM):
