@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from headway.cli import (
+    advise,
     bench,
     bundle,
     cache,
@@ -43,6 +44,7 @@ app.command()(train.train)
 app.command()(pack.pack)
 app.command()(profile.profile)
 app.command()(bench.bench)
+app.command()(advise.advise)
 app.command()(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(registry.app, name="registry")
