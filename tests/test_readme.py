@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"sh", "python", "yaml"}
-PAGES = (
+_DOCS = ("serving", "processing", "observability", "advise", "bench")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in _DOCS))
     "README.md",
     "docs/serving.md",
     "docs/processing.md",
