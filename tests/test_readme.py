@@ -16,8 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"sh", "python", "yaml"}
-_DOCS = ("serving", "processing", "observability", "advise", "bench")
-PAGES = ("README.md", *(f"docs/{name}.md" for name in _DOCS))
+PAGES = (
     "README.md",
     "docs/serving.md",
     "docs/processing.md",
