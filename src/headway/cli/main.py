@@ -8,6 +8,7 @@ import typer
 
 from headway.cli import (
     advise,
+    bench,
     bundle,
     cache,
     convert,
@@ -42,6 +43,7 @@ app.command()(ship.ship)
 app.command()(train.train)
 app.command()(pack.pack)
 app.command()(profile.profile)
+app.command()(bench.bench)
 app.command()(advise.advise)
 app.command()(serve.serve)
 app.add_typer(bundle.app, name="bundle")

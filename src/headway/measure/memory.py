@@ -42,6 +42,15 @@ def resident(key: str) -> float:
     return float(getattr(about, "peak_wset", about.rss) if key == "VmHWM" else about.rss)
 
 
+def forget_peak() -> bool:
+    """Let `VmHWM` begin anew at what is resident now (proc(5), clear_refs); False where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
 def _main(runtime: str, model: str, inputs: str, threads: str) -> None:
     engine = plugins.load("headway.runtimes", runtime)()
     engine.available()  # imports the engine, so that its own size is not counted

@@ -5,8 +5,6 @@ k-th smallest value is therefore a confidence limit whose level is a binomial su
 3rd ed., section 7.1).
 """
 
-from math import exp, lgamma, log
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,9 +23,7 @@ def quantile_limits(values: Values, q: float, confidence: float) -> tuple[float 
         A limit is None where n observations are too few for it: an upper limit of the 99th percentile at 95% needs 299.
     """
     ordered = np.sort(values)
-    below = np.cumsum([_binomial(len(ordered), k, q) for k in range(len(ordered) + 1)])  # P(count <= k)
-    upper = int(np.searchsorted(below, confidence))  # P(count <= upper) >= confidence: the next value is above
-    lower = int(np.searchsorted(below, 1 - confidence, side="right"))  # P(count < lower) <= 1 - confidence
+    lower, upper = ranks(len(ordered), q, confidence)
     return (
         float(ordered[lower - 1]) if lower >= 1 else None,
         float(ordered[upper]) if upper < len(ordered) else None,
@@ -44,5 +40,20 @@ def median_interval(values: Values, confidence: float) -> tuple[float, float, fl
     )
 
 
-def _binomial(n: int, k: int, p: float) -> float:
-    return exp(lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) + k * log(p) + (n - k) * log(1 - p))
+def ranks(count: int, q: float, confidence: float) -> tuple[int, int]:
+    """How many of the sorted values lie before each limit: the lower one is the last of so many, the upper the next.
+
+    0 for the lower and `count` for the upper: there are too few values for that limit.
+    """
+    below = np.cumsum(_binomial(count, q))  # P(number below the quantile <= k)
+    upper = int(np.searchsorted(below, confidence))  # P(number <= upper) >= confidence: the next value is above
+    lower = int(np.searchsorted(below, 1 - confidence, side="right"))  # P(number < lower) <= 1 - confidence
+    return lower, min(upper, count)
+
+
+def _binomial(n: int, p: float) -> Values:
+    """The probability of each number from 0 to n."""
+    k = np.arange(n + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(k[1:]))])  # logarithms
+    chances: Values = np.exp(factorials[-1] - factorials - factorials[::-1] + k * np.log(p) + (n - k) * np.log1p(-p))
+    return chances

@@ -27,8 +27,8 @@ def thinned(curve: Curve, points: int = _POINTS) -> Curve:
     return [steps[i] for i in kept], [values[i] for i in kept]
 
 
-def in_terminal(curves: Mapping[str, Curve], title: str, *, width: int = 72, height: int = 12) -> str:
-    """Curves by run as text, one colourless picture.
+def in_terminal(curves: Mapping[str, Curve], title: str, *, x: str = "step", width: int = 72, height: int = 12) -> str:
+    """Curves by run as text, one colourless picture; `x` says what lies along it.
 
     Raises:
         MissingDependencyError: plotille is not installed.
@@ -39,7 +39,7 @@ def in_terminal(curves: Mapping[str, Curve], title: str, *, width: int = 72, hei
         raise plugins.missing("plotille", needed_by="headway runs") from error
     figure = plotille.Figure()
     figure.width, figure.height, figure.with_colors = width, height, False
-    figure.x_label, figure.y_label = "step", title
+    figure.x_label, figure.y_label = x, title
     figure.register_label_formatter(float, _number)
     markers = (None, "x", "o", "+", "*", "#")
     for i, (run, curve) in enumerate(curves.items()):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from headway.core.errors import UsageError
 from headway.runs.record import RunRecord, runs_folder
 
-Curve = tuple[list[int], list[float]]
+Curve = tuple[list[int] | list[float], list[float]]
 
 
 @dataclass(frozen=True)
