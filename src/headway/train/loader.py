@@ -81,24 +81,11 @@ class Loader:
         self._processes: set[multiprocessing.process.BaseProcess] = set()
         self._orders = _Orders(plan, world, step)
         source = _Source(part, task.augment, config.seed, world.rank)
-        several: dict[str, Any] = {}
-        if self.workers:
-            context = multiprocessing.get_context(config.loader.start)
-            if config.loader.start == "forkserver":
-                context.set_forkserver_preload(_MODULES)
-            several = {"prefetch_factor": config.loader.ahead, "multiprocessing_context": context}
-            several["worker_init_fn"] = _hold
-        batches: DataLoader[Any] = DataLoader(
-            source,
-            sampler=self._orders,
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            pin_memory=config.loader.pin and device.type != "cpu",
-            generator=torch.Generator(),  # or it would draw from the one that the model draws from
-            **several,
-        )
-        self._found = zip(self._orders, self._start(batches), strict=False)
+        with warnings.catch_warnings():
+            if self.workers:
+                warnings.simplefilter("ignore")  # more workers than cores; a fork beside threads; what is raised anyway
+            batches = self._start(source, config, pin=config.loader.pin and device.type != "cpu")
+        self._found = zip(self._orders, batches, strict=False)
         self._peeked: Batch | None = None
 
     def peek(self) -> Batch:
@@ -130,16 +117,32 @@ class Loader:
                 process.kill()
             process.join()
 
-    def _start(self, batches: DataLoader[Any]) -> Iterator[Any]:
-        """The loader's iterator. Workers are started from a thread that holds signals back, and inherit that: Ctrl-C
-        reaches the whole group of processes, and the loop has a step to finish with their help. In a thread, torch also
-        leaves SIGCHLD alone, which would raise in the middle of a step.
+    def _start(self, source: "_Source", config: TrainConfig, *, pin: bool) -> Iterator[Any]:
+        """torch's iterator. Workers are started from a thread that holds signals back, and inherit that: Ctrl-C reaches
+        the whole group of processes, and the loop has a step to finish with their help. In a thread, torch also leaves
+        SIGCHLD alone, which would raise in the middle of a step.
         """
+        several: dict[str, Any] = {}
+        if self.workers:
+            context = multiprocessing.get_context(config.loader.start)
+            if config.loader.start == "forkserver":
+                context.set_forkserver_preload(_MODULES)
+            several = {"prefetch_factor": config.loader.ahead, "multiprocessing_context": context}
+        batches: DataLoader[Any] = DataLoader(
+            source,
+            sampler=self._orders,
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin,
+            generator=torch.Generator(),  # or it would draw from the one that the model draws from
+            worker_init_fn=_hold,
+            **several,
+        )
         if not self.workers:
             return iter(batches)
         before = set(multiprocessing.active_children())
-        with warnings.catch_warnings(), ThreadPoolExecutor(1, initializer=_hold) as thread:
-            warnings.simplefilter("ignore")  # more workers than cores; a fork beside threads; what is raised below
+        with ThreadPoolExecutor(1, initializer=_hold) as thread:
             try:
                 self._batches: Any = thread.submit(iter, batches).result()
             except (TypeError, AttributeError, pickle.PicklingError) as error:
