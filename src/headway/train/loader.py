@@ -80,12 +80,10 @@ class Loader:
         self.workers, self.waited = workers(part, config, device), 0.0
         self._processes: set[multiprocessing.process.BaseProcess] = set()
         self._orders = _Orders(plan, world, step)
-        source = _Source(part, task.augment, config.seed, world.rank)
-        with warnings.catch_warnings():
-            if self.workers:
-                warnings.simplefilter("ignore")  # more workers than cores; a fork beside threads; what is raised anyway
-            batches = self._start(source, config, pin=config.loader.pin and device.type != "cpu")
-        self._found = zip(self._orders, batches, strict=False)
+        pin = config.loader.pin and device.type != "cpu"
+        source = _Source(part, task.augment, config.seed, world.rank, pin=pin)
+        # Without workers a DataLoader would only add its own time, some 50 microseconds a batch.
+        self._found = self._start(source, config, pin=pin) if self.workers else ((o, source[o]) for o in self._orders)
         self._peeked: Batch | None = None
 
     def peek(self) -> Batch:
@@ -117,32 +115,31 @@ class Loader:
                 process.kill()
             process.join()
 
-    def _start(self, source: "_Source", config: TrainConfig, *, pin: bool) -> Iterator[Any]:
-        """torch's iterator. Workers are started from a thread that holds signals back, and inherit that: Ctrl-C reaches
-        the whole group of processes, and the loop has a step to finish with their help. In a thread, torch also leaves
-        SIGCHLD alone, which would raise in the middle of a step.
+    def _start(self, source: "_Source", config: TrainConfig, *, pin: bool) -> Iterator[tuple[Order, Any]]:
+        """Orders, and what workers make of them.
+
+        Workers are started from a thread that holds signals back, and inherit that: Ctrl-C reaches the whole group of
+        processes, and the loop has a step to finish with their help. In a thread, torch also leaves SIGCHLD alone,
+        which would raise in the middle of a step.
         """
-        several: dict[str, Any] = {}
-        if self.workers:
-            context = multiprocessing.get_context(config.loader.start)
-            if config.loader.start == "forkserver":
-                context.set_forkserver_preload(_MODULES)
-            several = {"prefetch_factor": config.loader.ahead, "multiprocessing_context": context}
-        batches: DataLoader[Any] = DataLoader(
-            source,
-            sampler=self._orders,
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            pin_memory=pin,
-            generator=torch.Generator(),  # or it would draw from the one that the model draws from
-            worker_init_fn=_hold,
-            **several,
-        )
-        if not self.workers:
-            return iter(batches)
+        context: Any = multiprocessing.get_context(config.loader.start)
+        if config.loader.start == "forkserver":
+            context.set_forkserver_preload(_MODULES)
         before = set(multiprocessing.active_children())
-        with ThreadPoolExecutor(1, initializer=_hold) as thread:
+        with warnings.catch_warnings(), ThreadPoolExecutor(1, initializer=_hold) as thread:
+            warnings.simplefilter("ignore")  # more workers than cores; a fork beside threads; what is raised anyway
+            batches: DataLoader[Any] = DataLoader(
+                source,
+                sampler=self._orders,
+                batch_size=None,
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                pin_memory=pin,
+                generator=torch.Generator(),  # or it would draw from the one that the model draws from
+                worker_init_fn=_hold,
+                prefetch_factor=config.loader.ahead,
+                multiprocessing_context=context,
+            )
             try:
                 self._batches: Any = thread.submit(iter, batches).result()
             except (TypeError, AttributeError, pickle.PicklingError) as error:
@@ -154,8 +151,7 @@ class Loader:
                 ) from error
             finally:
                 self._processes = set(multiprocessing.active_children()) - before
-        found: Iterator[Any] = self._batches
-        return found
+        return zip(self._orders, self._batches, strict=False)
 
     def _next(self) -> Batch:
         try:
@@ -207,8 +203,8 @@ class _Orders(Sampler[Order]):
 class _Source(Dataset[Any]):
     """Makes what is ordered. An error is returned, not raised: torch would put its traceback's text in its place."""
 
-    def __init__(self, part: Part, augment: Callable[..., Any] | None, seed: int, rank: int) -> None:
-        self._part, self._augment, self._seed, self._rank = part, augment, seed, rank
+    def __init__(self, part: Part, augment: Callable[..., Any] | None, seed: int, rank: int, *, pin: bool) -> None:
+        self._part, self._augment, self._seed, self._rank, self._pin = part, augment, seed, rank, pin
 
     def __getitem__(self, order: Order) -> tuple[Tensors, torch.Tensor] | HeadwayError:
         reseed(self._seed, self._rank, order.step, order.number, DRAWS_DATA)
@@ -226,6 +222,8 @@ class _Source(Dataset[Any]):
         wanted = torch.from_numpy(targets)
         if get_worker_info() is not None:
             _share([*tensors.values(), wanted])
+        elif self._pin:  # of workers' batches, a thread of the DataLoader's does it
+            tensors, wanted = {name: value.pin_memory() for name, value in tensors.items()}, wanted.pin_memory()
         return tensors, wanted
 
 

@@ -52,8 +52,9 @@ class RunLog(Monitor):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Note which run this one goes on from."""
-        self._run.record.continues = state.get("run")
-        self._run.save()
+        if state.get("run") != self._run.record.id:  # or processes were started again within this one
+            self._run.record.continues = state.get("run")
+            self._run.save()
 
     def _write(self) -> None:
         steps, self._steps = self._steps, []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(Monitor):
-    """Scalars by step: loss, gradient norm, rate, rows a second, share of waiting for data; each tensor's gradient, mean
+    """Scalars by step: loss, gradient norm, rate, rows a second, share of waiting; each tensor's gradient, mean
     and deviation at a look.
 
     Args:
