@@ -1,5 +1,7 @@
 """ONNX Runtime: what loads, what is refused and how, and what a session says of itself."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,26 @@ def test_threads_share_a_session(tmp_path: Path) -> None:
     values = [np.full((3, 4), number, np.float32) for number in range(4)]
     assert session.thread_safe
     assert answers_of_threads(session, "input", values, [value @ WEIGHTS for value in values]) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of memory")
+def test_weights_are_held_once(tmp_path: Path) -> None:
+    count, shape = 20, (256, 256, 3, 3)  # 47 MB
+    weights = [numpy_helper.from_array(np.ones(shape, np.float32), f"w{n}") for n in range(count)]
+    names = ["x", *(f"h{n}" for n in range(count - 1)), "y"]
+    nodes = [helper.make_node("Conv", [names[n], f"w{n}"], [names[n + 1]]) for n in range(count)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 256, None, None]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], weights)
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    file = write(tmp_path / "m.onnx", whole)
+    program = (
+        "import sys; from pathlib import Path; from headway.measure.memory import resident;"
+        "from headway.runtimes.onnx_runtime import OnnxRuntime;"
+        "OnnxRuntime().available(); before = resident('VmRSS');"
+        "session = OnnxRuntime().load(Path(sys.argv[1])); print(resident('VmRSS') - before)"
+    )
+    told = subprocess.run([sys.executable, "-c", program, file], check=True, capture_output=True, text=True)
+    assert float(told.stdout) < 1.5 * count * np.prod(shape) * 4
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,18 @@ def test_threads_share_a_session(conv: Path) -> None:
     assert answers_of_threads(session, "image", values, wanted) == []
 
 
+def test_signals_are_handled_after_models_were_freed(conv: Path) -> None:
+    program = (
+        "import signal, sys; from pathlib import Path; from headway.runtimes.openvino import OpenVinoRuntime;"
+        "models = [OpenVinoRuntime().load(Path(sys.argv[1])) for _ in range(2)];"
+        "[model.close() for model in models];"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'));"
+        "signal.raise_signal(signal.SIGTERM)"
+    )
+    command = [sys.executable, "-X", "faulthandler", "-c", program, conv]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "handled\n"
+
+
 def test_text_is_refused_when_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="'x' holds text") as caught:
         OpenVinoRuntime().load(node(tmp_path / "m.onnx", "Identity", TensorProto.STRING))

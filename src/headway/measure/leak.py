@@ -138,13 +138,17 @@ def watch(
     """
     if rounds < LEAST_ROUNDS:
         raise UsageError(f"{rounds} rounds cannot tell growth from noise", remedy=f"Make at least {LEAST_ROUNDS}.")
-    at, held = _blocks(work, rounds, _resident, progress, title)
-    tracing = tracemalloc.is_tracing()  # by whoever called
-    if not tracing:
-        tracemalloc.start(_FRAMES)
+    tracing, frozen = tracemalloc.is_tracing(), gc.get_freeze_count() > 0  # by whoever called
+    gc.collect()
+    gc.freeze()  # what was there before cannot leak, and searching all of it after each block would take seconds
     try:
+        at, held = _blocks(work, rounds, _resident, progress, title)
+        if not tracing:
+            tracemalloc.start(_FRAMES)
         _, snapshots = _blocks(work, rounds, _traced, progress, f"{title}: by line")
     finally:
+        if not frozen:
+            gc.unfreeze()
         if not tracing:
             tracemalloc.stop()
     python = growth(at, [sum(sizes.values()) for sizes in snapshots], warm_up=0)
