@@ -183,6 +183,23 @@ train:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("start", ["forkserver", "fork"])
+def test_workers_end_with_a_training_process_that_is_killed(tmp_path: Path, home: Path, start: str) -> None:
+    (tmp_path / "tiny_task.py").write_text(_PROJECT)
+    (tmp_path / "tiny.yaml").write_text(_RECIPE)
+    command = [sys.executable, "-m", "headway", "train", "tiny.yaml", "--set", f"train.loader.start={start}"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as run:
+        folder = home / "cache" / "ship" / "train"
+        while run.poll() is None and not list(folder.glob("*.work/checkpoint.safetensors")):
+            threading.Event().wait(0.05)
+        everyone = psutil.Process(run.pid).children(recursive=True)
+        run.kill()
+    assert len(everyone) >= 2
+    _, left = psutil.wait_procs(everyone, timeout=20)
+    assert not left
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ctrl_c_saves_and_leaves_no_process_behind(tmp_path: Path, home: Path, processes: int) -> None:
     (tmp_path / "tiny_task.py").write_text(_PROJECT)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -136,7 +137,7 @@ class Loader:
                 collate_fn=_as_it_is,
                 pin_memory=pin,
                 generator=torch.Generator(),  # or it would draw from the one that the model draws from
-                worker_init_fn=_hold,
+                worker_init_fn=_begin,
                 prefetch_factor=config.loader.ahead,
                 multiprocessing_context=context,
             )
@@ -268,9 +269,23 @@ def _share(tensors: list[torch.Tensor]) -> None:
         ) from error
 
 
-def _hold(worker: int = 0) -> None:
-    """Hold back what would end this thread or process; whoever started it ends it."""
+def _hold() -> None:
+    """Hold back, from this thread and what it starts, what would end it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+
+
+def _begin(worker: int) -> None:
+    """In each worker, before its first batch: the training process ends it, also by being killed."""
+    _hold()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """torch looks for the process that forked this one; a fork server lives as long as what it forked."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _as_it_is(found: Any) -> Any:
