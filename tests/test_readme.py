@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"sh", "python", "yaml"}
-PAGES = ("README.md", "docs/serving.md", "docs/processing.md", "docs/observability.md")
+PAGES = ("README.md", "docs/serving.md", "docs/processing.md", "docs/observability.md", "docs/advise.md")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

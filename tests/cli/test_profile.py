@@ -23,9 +23,15 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWAY_HOME", str(tmp_path / "home"))
+
+
 def test_a_model_kind_by_kind_and_operator_by_operator(tmp_path: Path) -> None:
     done = run(products(tmp_path / "a.onnx", [8, 16, 4]), "--batch", 5)
     assert done.returncode == 0, done.stderr
+    assert "roofline, measured" in done.stdout
     assert "a run of 5 rows, 1 thread" in done.stdout
     assert "matmul0" in done.stdout
     assert "outside operators" in done.stdout
@@ -35,7 +41,12 @@ def test_a_bundle_as_a_document(seal_linear: "Callable[..., Bundle]") -> None:
     done = run(seal_linear().path, "--json")
     assert done.returncode == 0, done.stderr
     compute = json.loads(done.stdout)["compute"]
-    assert [it["kind"] for it in compute["operators"]] == ["MatMul"]
+    (product,) = compute["operators"]
+    assert product["kind"] == "MatMul"
+    assert product["operations"] > 0
+    assert product["bytes_per_s"] > 0
+    assert product["intensity"] == pytest.approx(product["operations"] / product["bytes"])
+    assert compute["roofline"]["machine"]["peak"]["fp32"] > compute["roofline"]["whole"]["operations_per_s"]
     assert sum(it["ms"] for it in compute["kinds"]) == pytest.approx(compute["ms"])
 
 
@@ -47,6 +58,7 @@ def test_against_another_with_causes_and_a_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "dynamic quantization: ranges are taken at every run" in done.stdout
     assert "ConvInteger" in page.read_text()
+    assert "Against this machine" in page.read_text()
     document = json.loads(run(child, "--against", parent, "--json").stdout)
     assert document["causes"][0]["cause"] == "dynamic quantization"
     assert document["speedup"] == pytest.approx(document["against"]["ms"] / document["compute"]["ms"])

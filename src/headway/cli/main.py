@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from headway.cli import (
+    advise,
     bundle,
     cache,
     convert,
@@ -41,6 +42,7 @@ app.command()(ship.ship)
 app.command()(train.train)
 app.command()(pack.pack)
 app.command()(profile.profile)
+app.command()(advise.advise)
 app.command()(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(registry.app, name="registry")

@@ -10,6 +10,7 @@ from headway.cli.render import Bars, Json, emit, out, table
 if TYPE_CHECKING:
     from headway.measure.causes import Comparison
     from headway.measure.profile import Profile
+    from headway.measure.reach import Reach, Reached
 
 _LINES = 30
 
@@ -46,23 +47,40 @@ def profile(
         emit(found.document())
         return
     if found.comparison is None:
-        _show(found.profile)
+        _show(found.profile, found.reached)
     else:
         _compare(found.comparison, str(against), str(model))
     if html is not None:
         out().print(f"page: {html}", markup=False, soft_wrap=True)
 
 
-def _show(found: "Profile") -> None:
+def _show(found: "Profile", reached: "Reached") -> None:
     from headway.measure.join import totals
 
     rows = [[kind, count, f"{ms:.4f}", f"{ms / found.ms:.1%}"] for kind, count, ms in totals(found)]
     out().print(_title(found), markup=False, soft_wrap=True)
     table("", ["operators", "count", "ms", "share"], rows)
     out().print()
-    dearest = sorted(found.layers, key=lambda layer: layer.ms, reverse=True)[:_LINES]
-    each: list[list[Any]] = [[it.name, it.kind, f"{it.ms:.4f}", f"{it.ms / found.ms:.1%}"] for it in dearest]
-    table("", ["operator", "kind", "ms", "share"], each)
+    dearest = sorted(reached.each, key=lambda it: it.ms, reverse=True)[:_LINES]
+    each: list[list[Any]] = [
+        [it.name, it.kind, f"{it.ms:.4f}", f"{it.ms / found.ms:.1%}", *_rates(it)] for it in dearest
+    ]
+    each.append([reached.whole.name, "", f"{found.ms:.4f}", "", *_rates(reached.whole)])
+    columns = ["operator", "kind", "ms", "share", "Gop/s", "GB/s", "op/byte", "bound by", "of the roofline"]
+    table("", columns, each)
+    roof = reached.roofline
+    peaks = ", ".join(f"{rate / 1e9:.0f} Gop/s in {precision}" for precision, rate in roof.peak.items())
+    memory = f"{roof.bandwidth / 1e9:.0f} GB/s from memory, {roof.cached / 1e9:.0f} GB/s in a cache"
+    out().print(f"roofline, measured: {peaks}, {memory}", markup=False, soft_wrap=True)
+    if reached.unknown:
+        out().print(f"only the bytes are counted of: {', '.join(reached.unknown)}", markup=False, soft_wrap=True)
+
+
+def _rates(it: "Reach") -> list[str]:
+    if it.of_roofline is None or not it.bytes:
+        return ["", "", "", "", ""]
+    rates = f"{it.operations / it.ms / 1e6:.1f}", f"{it.bytes / it.ms / 1e6:.1f}"
+    return [*rates, f"{it.operations / it.bytes:.1f}", it.least.by, f"{it.of_roofline:.0%}"]
 
 
 def _compare(found: "Comparison", parent: str, child: str) -> None:

@@ -19,6 +19,7 @@ from headway.core import plugins
 from headway.core.errors import HeadwayError
 from headway.doctor.finding import Finding, fail, ok
 from headway.doctor.probe import Probe
+from headway.runtimes.wire import encode
 
 _AREA = "run"
 _SECONDS = 120
@@ -82,23 +83,15 @@ def tiny_model() -> bytes:
     Field numbers are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
     """
 
-    def field(number: int, value: bytes | str | int) -> bytes:
-        if isinstance(value, int):
-            return bytes([number << 3, value])
-        data = value.encode() if isinstance(value, str) else value
-        return bytes([number << 3 | 2, len(data)]) + data  # every length here is less than 128
-
     def tensor(name: str, columns: int) -> bytes:
-        shape = field(1, field(2, "batch")) + field(1, field(1, columns))
-        return field(1, name) + field(2, field(1, field(1, _FLOAT) + field(2, shape)))
+        shape = encode(1, encode(2, "batch")) + encode(1, encode(1, columns))
+        return encode(1, name) + encode(2, encode(1, encode(1, _FLOAT) + encode(2, shape)))
 
-    node = field(1, "x") + field(1, "weights") + field(2, "y") + field(4, "MatMul")
-    weights = field(1, 4) + field(1, 3) + field(2, _FLOAT) + field(8, "weights") + field(9, _WEIGHTS.tobytes())
-    parts = (
-        field(1, node) + field(2, "tiny") + field(5, weights) + field(11, tensor("x", 4)) + field(12, tensor("y", 3))
-    )
-    graph = bytes([7 << 3 | 2, len(parts) & 0x7F | 0x80, len(parts) >> 7]) + parts
-    return field(1, 8) + graph + field(8, field(2, 17))
+    node = encode(1, "x") + encode(1, "weights") + encode(2, "y") + encode(4, "MatMul")
+    weights = encode(1, 4) + encode(1, 3) + encode(2, _FLOAT) + encode(8, "weights") + encode(9, _WEIGHTS.tobytes())
+    graph = encode(1, node) + encode(2, "tiny") + encode(5, weights)
+    graph += encode(11, tensor("x", 4)) + encode(12, tensor("y", 3))
+    return encode(1, 8) + encode(7, graph) + encode(8, encode(2, 17))
 
 
 def _run(name: str, model: Path, device: str = "cpu") -> dict[str, Any]:

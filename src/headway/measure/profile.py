@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from headway.core.errors import UsageError
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import Array
+from headway.measure.count import Work, work
 from headway.measure.latency import interleave
 from headway.measure.origin import Origins
 from headway.runtimes.profiling import Operator, Profiles, ProfilingSession
@@ -41,6 +42,7 @@ class Layer(BaseModel):
         aliases: names under which another variant's file may know what it computes.
         weights: shape of what it multiplies by, as the model's file has it; () without.
         ms: of a run.
+        work: what it computes and moves in a run; None where nothing was counted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,6 +55,7 @@ class Layer(BaseModel):
     aliases: tuple[str, ...] = ()
     weights: tuple[int, ...] = ()
     ms: float
+    work: Work | None = None
 
 
 class Profile(BaseModel):
@@ -158,6 +161,7 @@ def _profile(
                 aliases=aliases,
                 weights=weights,
                 ms=float(spent),
+                work=work(operator, weights),
             )
         )
     return Profile(

@@ -3,11 +3,15 @@
 Field numbers are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from headway.core.tensors import DATATYPES
 from headway.runtimes.onnx_tensor import read_mapped, read_tensor
 from headway.runtimes.wire import Buffer, fields
+
+_BITS = {row.onnx: 8 * row.size for row in DATATYPES} | {21: 4, 22: 4}  # by datatype number; the last are (u)int4
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,12 @@ class Graph:
     Attributes:
         nodes: in the file's order, which is topological.
         weights: dimensions of every initializer, by name.
+        sizes: bytes of every initializer, by name.
     """
 
     nodes: tuple[Node, ...]
     weights: dict[str, tuple[int, ...]]
+    sizes: dict[str, int]
 
 
 def read_graph(path: Path) -> Graph:
@@ -45,6 +51,7 @@ def read_graph(path: Path) -> Graph:
 def _graph(view: memoryview) -> Graph:
     nodes: list[Node] = []
     weights: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, int] = {}
     for model in (item for item in fields(view) if item.number == 7):
         for item in fields(model.message):
             if item.number == 1:
@@ -52,7 +59,8 @@ def _graph(view: memoryview) -> Graph:
             elif item.number == 5:
                 weight = read_tensor(item.message)
                 weights[weight.name] = weight.dims
-    return Graph(tuple(nodes), weights)
+                sizes[weight.name] = math.ceil(math.prod(weight.dims) * _BITS.get(weight.kind, 8) / 8)
+    return Graph(tuple(nodes), weights, sizes)
 
 
 def _node(message: Buffer) -> Node:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headway.core.errors import FormatError
 from headway.core.tensors import Array
 from headway.runtimes.onnx_graph import Graph, read_graph
+from headway.runtimes.onnx_traffic import traffic
 from headway.runtimes.profiling import Operator
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class OnnxProfilingSession:
             graph = read_graph(self._optimized)
         finally:
             self.close()
-        return _operators(graph, _by_event(events))
+        return _operators(graph, *_by_event(events))
 
     def close(self) -> None:
         """End the recording and remove its files."""
@@ -80,18 +81,22 @@ class OnnxProfilingSession:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _by_event(events: Iterable[Mapping[str, Any]]) -> dict[_Event, list[float]]:
-    """Microseconds of each node's runs, in the order of execution."""
+def _by_event(events: Iterable[Mapping[str, Any]]) -> tuple[dict[_Event, list[float]], dict[_Event, dict[str, Any]]]:
+    """Microseconds of each node's runs, in the order of execution; and what the trace says of the last."""
     taken: dict[_Event, list[float]] = {}
+    last: dict[_Event, dict[str, Any]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
             about = event["args"]
             key = event["name"].removesuffix(_EVENT), about["op_name"], about["node_index"]
             taken.setdefault(key, []).append(float(event["dur"]))
-    return taken
+            last[key] = about
+    return taken, last
 
 
-def _operators(graph: Graph, taken: Mapping[_Event, list[float]]) -> tuple[Operator, ...]:
+def _operators(
+    graph: Graph, taken: Mapping[_Event, list[float]], last: Mapping[_Event, dict[str, Any]]
+) -> tuple[Operator, ...]:
     """The graph's nodes with their times. Events of nodes within a loop or a branch are left over."""
     left = list(taken)
     found = []
@@ -110,6 +115,7 @@ def _operators(graph: Graph, taken: Mapping[_Event, list[float]]) -> tuple[Opera
             outputs=node.outputs,
             weights={name: graph.weights[name] for name in node.inputs if name in graph.weights},
             microseconds=tuple(taken[event]),
+            **traffic(node, graph, last[event])._asdict(),
         )
         found.append((event, operator))
     position = {event: i for i, event in enumerate(taken)}

@@ -22,6 +22,12 @@ class Operator:
         outputs: tensors' names.
         weights: dimensions of those inputs that are constants, by name.
         microseconds: of each run, in order.
+        given: dimensions of each of `inputs` in the last run; None where it is absent.
+        made: dimensions of its outputs in the last run.
+        datatype: of its first input, by its Open Inference Protocol name; "" without inputs.
+        weight_bytes: of its constants.
+        read_bytes: of its other inputs.
+        written_bytes: of its outputs.
     """
 
     name: str
@@ -31,6 +37,12 @@ class Operator:
     outputs: tuple[str, ...]
     weights: dict[str, tuple[int, ...]]
     microseconds: tuple[float, ...]
+    given: tuple[tuple[int, ...] | None, ...] = ()
+    made: tuple[tuple[int, ...], ...] = ()
+    datatype: str = ""
+    weight_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 class ProfilingSession(Protocol):

@@ -1,4 +1,4 @@
-"""Protocol Buffers' wire format, read in place: enough to look into an ONNX file without the onnx package.
+"""Protocol Buffers' wire format, read in place: enough to look into an ONNX file, or write a small one, without onnx.
 
 https://protobuf.dev/programming-guides/encoding/: a message is a row of fields, each a tag (number and wire type)
 and a value; what is long (text, bytes, messages, packed numbers) says its length first, so that it can be skipped.
@@ -68,6 +68,22 @@ def fields(message: Buffer) -> Iterator[Field]:
             raise ValueError("truncated")
         yield Field(number, span=message[at : at + size])
         at += size
+
+
+def encode(number: int, value: bytes | str | int) -> bytes:
+    """One field of a message, as `fields` reads it back; whole numbers from 0."""
+    if isinstance(value, int):
+        return _number(number << 3 | _VARINT) + _number(value)
+    data = value.encode() if isinstance(value, str) else value
+    return _number(number << 3 | _LENGTH) + _number(len(data)) + data
+
+
+def _number(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
 
 
 def _varint(message: Buffer, at: int) -> tuple[int, int]:

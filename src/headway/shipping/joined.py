@@ -4,6 +4,7 @@ from importlib.resources import files
 
 from headway.measure.causes import Comparison
 from headway.measure.join import condense
+from headway.measure.reach import Reached
 
 _LINES = 20
 _BAR = 256.0  # pixels of the longest
@@ -26,10 +27,16 @@ def joined(comparison: Comparison, parent: str, child: str) -> str:
     return piece.render(comparison=comparison, parent=parent, child=child, lines=lines, scale=_BAR / longest)
 
 
-def page(comparison: Comparison, parent: str, child: str) -> str:
-    """The same as a page of its own, which opens offline."""
+def page(comparison: Comparison | None, found: Reached, parent: str, child: str) -> str:
+    """The same, where there is a parent, as a page that opens offline, and the child against the machine's roofline."""
     from jinja2 import Environment
 
-    template = files("headway.shipping").joinpath("profile.html.j2").read_text(encoding="utf-8")
-    piece = joined(comparison, parent, child)
-    return Environment(autoescape=True).from_string(template).render(parent=parent, child=child, piece=piece)
+    folder = files("headway.shipping")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    dearest = sorted(found.each, key=lambda it: it.ms, reverse=True)[:_LINES]
+    reached = environment.from_string(folder.joinpath("reached.html.j2").read_text(encoding="utf-8")).render(
+        whole=found.whole, roofline=found.roofline, unknown=found.unknown, lines=dearest
+    )
+    template = environment.from_string(folder.joinpath("profile.html.j2").read_text(encoding="utf-8"))
+    piece = joined(comparison, parent, child) if comparison is not None else ""
+    return template.render(parent=parent, child=child, piece=piece, reached=reached)

@@ -14,6 +14,8 @@ from headway.core.tensors import Array, TensorSpec
 from headway.measure.causes import Comparison, compare
 from headway.measure.join import totals
 from headway.measure.profile import Profile, profile
+from headway.measure.reach import Reached, reach
+from headway.measure.roofline import roofline
 from headway.runtimes.runtime import Runtime
 from headway.shipping.joined import page
 from headway.shipping.opened import opened
@@ -27,17 +29,21 @@ class Profiled:
     Attributes:
         profile: of the model.
         comparison: with the other as the parent; None without one.
+        reached: the model against the machine's roofline.
     """
 
     profile: Profile
+    reached: Reached
     comparison: Comparison | None
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints."""
         about: dict[str, Any] = {
-            "compute": _compute(self.profile),
+            "compute": _compute(self.profile) | {"roofline": self.reached.document()},
             "machine": machine.here().model_dump(mode="json"),
         }
+        for operator, it in zip(about["compute"]["operators"], self.reached.each, strict=True):
+            operator |= it.document()
         if self.comparison is not None:
             about["against"] = _compute(self.comparison.parent)
             about["speedup"] = self.comparison.parent.ms / self.comparison.child.ms
@@ -95,9 +101,10 @@ def profile_files(
     found = profile(runtime, files, values, threads=threads, seconds=seconds, progress=progress)
     mine = found["the model"]
     comparison = compare(found["the other"], mine) if against is not None else None
+    reached = reach(mine, roofline(threads, progress=progress))
     if html is not None:
-        write_atomic(html, page(comparison or compare(mine, mine), str(against or model), str(model)))
-    return Profiled(mine, comparison)
+        write_atomic(html, page(comparison, reached, str(against or ""), str(model)))
+    return Profiled(mine, reached, comparison)
 
 
 def _rows(inputs: Mapping[str, Array], specs: tuple[TensorSpec, ...], batch: int) -> dict[str, Array]:
