@@ -151,10 +151,8 @@ def test_waiting_is_measured_and_shown_when_it_matters(told: Any) -> None:
     task = reading("slow")
     result = fit(build_model(task), task, config(**loader(0)), progress=told)
     part: Any = task.parts.train
-    assert part.seconds * 0.8 < result.waited < result.seconds  # the first batch is made before the clock runs
+    assert sum(part.seconds[1:]) <= result.waited < result.seconds  # the first batch is made before the clock runs
     assert "% for data" in told.notes[-1]
-    quick = blocks(rows=16_000)
-    assert fit(build_model(quick), quick, config(batch_size=4000, epochs=1), progress=told).waited < 1e9
     assert result.document()["waited"] == result.waited
 
 
