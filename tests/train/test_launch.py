@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from headway.core.progress import SILENT
+from headway.runs.read import find
 from headway.shipping.train import work
 
 Together = Callable[..., list[Any]]
@@ -82,6 +83,11 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_had_not_bee
     assert "process 1 was ended by SIGKILL; started again" in ran.stderr
     resumed = int(ran.stderr.partition("going on from step ")[2].split()[0])
     assert 7 <= resumed <= 9  # what was being written when the process died is lost
+    record = find("last")
+    assert record.record.status == "finished"
+    assert record.record.continues is None
+    assert record.curves()["loss"][0] == list(range(1, 25))  # steps that were taken twice stand there once
+    assert len(record.curves()["epoch_loss"][0]) == 4
     whole, killed = load_file(project / "whole.safetensors"), load_file(project / "tiny.safetensors")
     assert all(np.array_equal(killed[name], value) for name, value in whole.items())
 

@@ -102,11 +102,15 @@ def _interrupt(number: int, frame: object) -> None:
 
 def stopped_blocks(settings: dict[str, object], folder: Path, after: int, drop: float = 0.0) -> int | None:
     """The same run, stopped by SIGTERM to one of its processes; its exit code as the command line has it."""
+    return stopped(blocks(drop=drop), config(**settings), folder, after)
+
+
+def stopped(task: Task, settings: TrainConfig, folder: Path, after: int) -> int | None:
+    """Any run, stopped likewise."""
     before = signal.signal(signal.SIGTERM, _interrupt)
-    task = blocks(drop=drop)
     try:
-        with join(config(**settings)) as world:
-            fit(build_model(task), task, config(**settings), folder=folder, progress=Halting(after), world=world)
+        with join(settings) as world:
+            fit(build_model(task), task, settings, folder=folder, progress=Halting(after), world=world)
     except KeyboardInterrupt:
         return 130
     finally:

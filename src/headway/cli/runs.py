@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, show and compare the records of runs.", no_args_is_help=True)
 
 Html = Annotated[Path | None, typer.Option(help="Write it as a page with the curves, too.", show_default=False)]
-Metric = Annotated[str, typer.Option(help="Which curve to draw: loss, norm, lr or rows_s.")]
+Metric = Annotated[str, typer.Option(help="Which curve to draw: loss, norm, lr, rows_s or wait.")]
 
 
 @app.command("list")

@@ -23,6 +23,9 @@ def train(
     checkpoints: Annotated[
         Path | None, typer.Option(help="Under torchrun: a folder that every process sees; by default beside --out.")
     ] = None,
+    record_folder: Annotated[
+        Path | None, typer.Option("--record", hidden=True)
+    ] = None,  # of whoever started these processes
     fresh: Annotated[bool, typer.Option("--fresh", help="Take nothing from earlier runs.")] = False,
     json: Json = False,
 ) -> None:
@@ -35,7 +38,8 @@ def train(
     if launched():
         from headway.shipping.train import work
 
-        reported(lambda: work(recipe, out=out_file, checkpoints=checkpoints, overrides=settings or (), progress=Bars()))
+        folders = {"out": out_file, "checkpoints": checkpoints, "record": record_folder}
+        reported(lambda: work(recipe, **folders, overrides=settings or (), progress=Bars()))
         return
     from headway.shipping.train import train as run
 

@@ -23,7 +23,11 @@ class Recorded:
 
     def lines(self) -> list[dict[str, Any]]:
         """Every line of the metrics; those of the run that it went on from come first."""
-        own = list(_lines(self.folder / "metrics.jsonl"))
+        own: list[dict[str, Any]] = []
+        for line in _lines(self.folder / "metrics.jsonl"):
+            if "loss" in line and own and line["step"] <= own[-1]["step"]:  # started again from a checkpoint
+                own = [earlier for earlier in own if earlier["step"] < line["step"]]
+            own.append(line)
         before = self.folder.parent / (self.record.continues or "")
         if not self.record.continues or not (before / "run.json").is_file():
             return own

@@ -97,6 +97,16 @@ class Run:
         """Write `run.json` anew."""
         write_atomic(self.folder / "run.json", self.record.model_dump_json(indent=1))
 
+    @classmethod
+    def of(cls, folder: Path) -> "Run":
+        """The record that another process keeps in `folder`, and has this one write to."""
+        return cls(folder, RunRecord.model_validate_json((folder / "run.json").read_bytes()))
+
+    def take_up(self) -> None:
+        """Note what another process wrote into `run.json`, before it is written anew."""
+        other = RunRecord.model_validate_json((self.folder / "run.json").read_bytes())
+        self.record.continues, self.record.findings = other.continues, other.findings
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line to `metrics.jsonl`; what is not finite becomes null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}

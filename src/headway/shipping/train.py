@@ -11,6 +11,7 @@ from headway.core import plugins
 from headway.core.errors import ConfigError, StorageError
 from headway.core.files import atomic_file, write_atomic
 from headway.core.progress import SILENT, Progress
+from headway.runs.record import Run
 from headway.shipping.build import Builder, identify, train_here
 from headway.shipping.lineage import recorded
 from headway.shipping.recipe import Recipe
@@ -68,16 +69,20 @@ def train(
     task = load_task(asked.use, asked.args, read.base)
     check(task, progress)
 
-    def spread(weights: Path, checkpoints: Path) -> None:
-        from headway.train.launch import launch
-
-        settings = [word for text in overrides for word in ("--set", text)]
-        folders = ["--out", str(weights), "--checkpoints", str(checkpoints)]
-        launch(["train", str(recipe), *folders, *settings], processes, restarts, progress)
-
     store = Store(ship_cache(), progress, fresh=fresh)
     identity = identify(read, task, source_digest(asked.use, read.base))
     with recorded("train", read, identity) as run:
+
+        def spread(weights: Path, checkpoints: Path) -> None:
+            from headway.train.launch import launch
+
+            settings = [word for text in overrides for word in ("--set", text)]
+            folders = ["--out", str(weights), "--checkpoints", str(checkpoints), "--record", str(run.folder)]
+            try:
+                launch(["train", str(recipe), *folders, *settings], processes, restarts, progress)
+            finally:
+                run.take_up()
+
         builder = Builder(read, task, identity, store, progress, run, trainer=spread if processes > 1 else None)
         weights = builder.original_weights()
         with atomic_file(target) as copy:
@@ -91,12 +96,19 @@ def train(
 
 
 def work(
-    recipe: Path, *, out: Path | None, checkpoints: Path | None, overrides: Sequence[str], progress: Progress
+    recipe: Path,
+    *,
+    out: Path | None,
+    checkpoints: Path | None,
+    overrides: Sequence[str],
+    progress: Progress,
+    record: Path | None = None,
 ) -> None:
     """The same in a process that torchrun started; the first of them writes the weights.
 
     Args:
         checkpoints: a folder that every process sees; by default beside `out`.
+        record: folder of the run's record, which the first process writes curves into; None keeps none.
     """
     from headway.tasks.loading import load_task
     from headway.train.world import join
@@ -107,8 +119,9 @@ def work(
     asked = read.config.task
     with join(read.config.train) as world:
         task = load_task(asked.use, asked.args, read.base)
-        told = progress if world.rank == 0 else SILENT
-        train_here(read, task, weights, checkpoints or weights.with_suffix(".checkpoints"), told, world=world)
+        told, run = (progress, Run.of(record) if record else None) if world.rank == 0 else (SILENT, None)
+        folder = checkpoints or weights.with_suffix(".checkpoints")
+        train_here(read, task, weights, folder, told, run=run, world=world)
 
 
 def _read(recipe: Path, overrides: Sequence[str]) -> Recipe:

@@ -21,7 +21,11 @@ Indices = NDArray[np.int64]
 
 @runtime_checkable
 class Part(Protocol):
-    """Rows that can be asked for by number."""
+    """Rows that can be asked for by number.
+
+    A part whose batches take long to make (files to read, pictures to decode) may say so with an attribute
+    `costly = True`: training then prepares them in processes of their own, to which the part is sent by pickle.
+    """
 
     def __len__(self) -> int: ...
 
@@ -77,6 +81,11 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def costly(self) -> bool:
+        """Whether the whole is."""
+        return bool(getattr(self._part, "costly", False))
 
     def batch(self, rows: Indices) -> tuple[Inputs, Array]:
         """The rows asked for, numbered within this part."""

@@ -26,6 +26,19 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(before[1])
 
 
+def reseed(*key: int, device: torch.device | None = None) -> None:
+    """Let the same three, and `device`'s own, go on from what `key` says, as if nothing had been drawn before.
+
+    One of some ten microseconds, where `seeded` takes hundreds: it keeps nothing. Each generator has words of its own.
+    """
+    words = np.random.SeedSequence(key).generate_state(4).tolist()
+    random.seed(words[0])
+    np.random.seed(words[1])
+    torch.default_generator.manual_seed(words[2] | words[3] << 32)
+    if device is not None and device.type != "cpu":
+        torch.get_device_module(device).manual_seed(words[2] | words[3] << 32)
+
+
 def _accelerator_type() -> str:
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found.type if found else "cuda"

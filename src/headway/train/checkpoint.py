@@ -1,18 +1,16 @@
 """Checkpoints: one safetensors file that holds all a run needs to go on as if nothing had happened.
 
-Tensors are the weights, the optimizer's state and torch's random numbers; the rest is JSON in the file's metadata, with
-a SHA-256 over all of it. Nothing is unpickled.
+Tensors are the weights and the optimizer's state; the rest is JSON in the file's metadata, with a SHA-256 over all
+of it. Random numbers are not kept: each step draws its own, from its number. Nothing is unpickled.
 """
 
 import hashlib
 import json
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -31,18 +29,17 @@ class Checkpoint:
     Attributes:
         run: digest of the run that wrote it.
         state: the loop's own state, as JSON has it.
-        tensors: by name: `model.*`, `optimizer.N.*`, `random.*`.
+        tensors: by name: `model.*`, `optimizer.N.*`.
     """
 
     run: str
     state: dict[str, Any]
     tensors: dict[str, torch.Tensor]
 
-    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Put tensors and random numbers back where `write` found them; `state` is the caller's."""
+    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put tensors back where `write` found them; `state` is the caller's."""
         model.load_state_dict(_under("model.", self.tensors))
         _restore_optimizer(optimizer, self.tensors)
-        restore_random(self.state["random"], self.tensors, device)
 
 
 def write(
@@ -52,22 +49,20 @@ def write(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    device: torch.device,
 ) -> None:
     """Write a checkpoint in place of the last one; a reader sees the old or the new.
 
     Raises:
         StorageError: no space, or not writable; the last checkpoint is intact.
     """
-    randoms, random_tensors = random_state(device)
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= optimizer_state(optimizer) | random_tensors
+    tensors |= optimizer_state(optimizer)
     # Copies: safetensors refuses tensors that share memory or are not contiguous (tied weights, channels_last).
     tensors = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
-    text = json.dumps({**state, "scaler": scaler.state_dict(), "random": randoms})
+    text = json.dumps({**state, "scaler": scaler.state_dict()})
     about = {"format": _FORMAT, "run": run, "state": text, "sha256": _digest(run, text, tensors)}
     write_atomic(folder / NAME, save(tensors, about))
 
@@ -154,28 +149,3 @@ def empty_optimizer_state(
                 torch.empty_like(parameter, dtype=dtype) if alike else torch.empty(shape, dtype=dtype)
             )
     return state
-
-
-def random_state(device: torch.device) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Where Python's, numpy's and torch's random numbers stand: as JSON, and the tensors `random.*`."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    version, words, cached = random.getstate()
-    tensors = {"random.torch": torch.get_rng_state()}
-    if device.type != "cpu":
-        tensors["random.accelerator"] = torch.get_device_module(device).get_rng_state(device)
-    as_json = {
-        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, gauss],
-        "python": [version, list(words), cached],
-    }
-    return as_json, tensors
-
-
-def restore_random(as_json: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Put them where `random_state` found them."""
-    name, keys, position, has_gauss, gauss = as_json["numpy"]
-    np.random.set_state((name, np.asarray(keys, np.uint32), position, has_gauss, gauss))
-    version, words, cached = as_json["python"]
-    random.setstate((version, tuple(words), cached))
-    torch.set_rng_state(tensors["random.torch"])
-    if device.type != "cpu" and "random.accelerator" in tensors:
-        torch.get_device_module(device).set_rng_state(tensors["random.accelerator"], device)

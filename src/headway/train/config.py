@@ -1,6 +1,6 @@
 """How a model is trained: the recipe's `train`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,26 @@ class Parallel(Config):
     shard: int = Field(1, ge=1, description="Processes over which one copy's weights and optimizer are spread (FSDP2).")
     tensor: int = Field(1, ge=1, description="Processes that share each layer.")
     pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers.")
+
+
+class LoaderConfig(Config):
+    """How batches are prepared: by the training process between its steps, or ahead of them by processes beside it.
+
+    What a batch holds does not depend on it, random numbers included.
+    """
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = Field(
+        "auto",
+        description="Processes beside each training process; `auto` takes the cores that training leaves, 1 to 8, "
+        "where the training part says that its batches are costly, and else none.",
+    )
+    ahead: int = Field(2, ge=1, le=1024, description="Batches that each worker has ready.")
+    start: Literal["forkserver", "spawn", "fork"] = Field(
+        "forkserver",
+        description="How workers begin. `fork` shares what is in memory and takes functions within functions, but may "
+        "hang where other threads hold a lock.",
+    )
+    pin: bool = Field(True, description="Page-lock batches that go to an accelerator, so that copies need no waiting.")
 
 
 class TrainConfig(Config):
@@ -66,6 +86,7 @@ class TrainConfig(Config):
         description="CPU threads for training; null uses every core it may. On a machine that others use, several "
         "threads wait for each other and are often slower than one.",
     )
+    loader: LoaderConfig = Field(LoaderConfig(), description="How batches are prepared.")
     health: HealthConfig = Field(HealthConfig(), description="What is watched, and what a finding leads to.")
     log: tuple[Literal["tensorboard"], ...] = Field(
         (), description="Who else is told of every step; event files lie in the run's folder."
@@ -73,4 +94,4 @@ class TrainConfig(Config):
 
     def decisive(self) -> dict[str, Any]:
         """As plain JSON, without what changes no outcome."""
-        return self.model_dump(mode="json", exclude={"log": True, "health": {"every"}})
+        return self.model_dump(mode="json", exclude={"log": True, "loader": True, "health": {"every"}})

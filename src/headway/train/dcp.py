@@ -32,17 +32,15 @@ class Found:
     Attributes:
         path: the folder with its tensors.
         run: digest of the run that wrote it.
-        state: the loop's own state, with each process's random numbers.
+        state: the loop's own.
     """
 
     path: Path
     run: str
     state: dict[str, Any]
 
-    def restore(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, rank: int
-    ) -> None:
-        """Fill the tensors, each process its own shards; a process that was not there before draws afresh."""
+    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Fill the tensors, each process its own shards."""
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
         from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -54,11 +52,6 @@ class Found:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process reads alone
             load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        if (drawn := self.state["random"].get(str(rank))) is not None:
-            words = {
-                name: torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8) for name, text in drawn[1].items()
-            }
-            checkpoint.restore_random(drawn[0], words, device)
 
 
 def find(folder: Path, run: str, world: World, say: Callable[[str], None]) -> Found | None:
@@ -87,7 +80,6 @@ class Writer:
         state: Mapping[str, Any],
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        device: torch.device,
     ) -> None:
         """Copy everything and write it in the background, once the last one is written.
 
@@ -95,11 +87,7 @@ class Writer:
             StorageError: the last one could not be written; those before it are intact.
         """
         self.wait()
-        drawn, words = checkpoint.random_state(device)
-        mine = (drawn, {name: bytes(value.tolist()).hex() for name, value in words.items()})
-        everyone: list[Any] = [None] * self._world.size
-        dist.all_gather_object(everyone, mine)
-        about = {"run": self._run, "state": {**state, "random": dict(enumerate(everyone))}}
+        about = {"run": self._run, "state": state}
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= checkpoint.optimizer_state(optimizer)
         copies = {name: _copy(value) for name, value in tensors.items()}
@@ -193,8 +181,7 @@ def _single(folder: Path, run: str, say: Callable[[str], None]) -> Found | None:
         return None
     if found is None or found.run != run:
         return None
-    words = {n: bytes(v.tolist()).hex() for n, v in found.tensors.items() if n.startswith("random.")}
-    return Found(folder, found.run, {**found.state, "random": {"0": (found.state["random"], words)}})
+    return Found(folder, found.run, found.state)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """The training loop: one clear loop, for one process or many.
 
-Everything a step does follows from its number (`plan.py`), so a checkpoint is the weights, the optimizer, the random
-numbers and that number, and a resumed run ends with the same bits as one that was never disturbed.
+Everything a step does follows from its number (`plan.py`), random numbers included, so a checkpoint is the weights, the
+optimizer and that number, and a resumed run ends with the same bits as one that was never disturbed.
 """
 
 import math
@@ -15,18 +15,21 @@ from typing import Any
 
 import torch
 
-from headway.core.errors import DataError, FormatError, HeadwayError, TaskError
+from headway.core.errors import DataError, FormatError, TaskError
 from headway.core.files import digest_json
 from headway.core.progress import SILENT, Bar, Progress
 from headway.tasks import Task
-from headway.tasks.parts import Inputs, Part
-from headway.tasks.seeding import seeded
+from headway.tasks.parts import Indices, Part
+from headway.tasks.seeding import reseed, seeded
 from headway.train import checkpoint, dcp
 from headway.train.blocks import recomputed
 from headway.train.config import HealthConfig, TrainConfig
-from headway.train.health import Health, not_finite
+from headway.train.finite import why_not_finite
+from headway.train.health import Health
+from headway.train.loader import DRAWS_MODEL, Loader
 from headway.train.monitor import Monitor, StepDone
 from headway.train.objective import Objective
+from headway.train.optimizer import adamw_or_sgd
 from headway.train.parallel import copied, gather, gradients, sharded, whole
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
@@ -44,8 +47,10 @@ _INDECISIVE = {
     "checkpoint_activations",
     "keep_checkpoints",
     "health",
+    "loader",
     "log",
 }
+_WAITS = 0.1  # share of the time from which waiting for data is worth a word
 _LEAST_SCALE = 2.0**-10  # fp16 gradients that overflow even so are not an accident of one batch
 
 
@@ -78,7 +83,7 @@ def fit(
         TaskError: the loss or a gradient is no longer finite, `config.health` stops the run, or the user's code raises.
         ConfigError: there is no such device here.
         StorageError: a checkpoint could not be written.
-        WorkerError: another process was lost.
+        WorkerError: another process was lost, or one that prepares batches.
     """
     if len(task.parts.train) == 0:
         raise DataError("the training part is empty", where="train")
@@ -87,7 +92,7 @@ def fit(
     home = next(model.parameters()).device
     with ExitStack() as scope:
         scope.enter_context(threads(config.threads))
-        scope.enter_context(seeded((config.seed + world.rank) % 2**32))  # each share is augmented in its own way
+        scope.enter_context(seeded(config.seed))  # what is drawn from then on: see `_Run.step`
         scope.enter_context(world.watch())
         scope.enter_context(recomputed(model, config.checkpoint_activations))
         run = _Run.start(model, task, config, folder, world, _health(config, world, progress, monitors))
@@ -111,6 +116,7 @@ class _State:
     loss_sum: float = 0.0  # over the rows of this epoch
     loss_rows: int = 0
     seconds: float = 0.0
+    waited: float = 0.0  # for batches
     history: list[Epoch] = field(default_factory=list)
 
 
@@ -135,6 +141,7 @@ class _Run:
     writer: dcp.Writer | None
     state: _State = field(default_factory=_State)
     resumed: int = 0
+    loader: Loader | None = None
 
     @classmethod
     def start(
@@ -161,7 +168,7 @@ class _Run:
             plan=Plan(len(task.parts.train), config, _lengths(task.parts.train)),
             precision=precision,
             folder=folder,
-            optimizer=_optimizer(model, config),
+            optimizer=adamw_or_sgd(model, config),
             scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.scaled),
             key=key,
             channels_last=channels_last,
@@ -192,7 +199,7 @@ class _Run:
         found = dcp.find(self.folder, self.key, self.world, progress.say)
         if found is None:
             return None
-        found.restore(self.model, self.optimizer, self.precision.device, self.world.rank)
+        found.restore(self.model, self.optimizer)
         return found.state
 
     def _single(self, progress: Progress) -> dict[str, Any] | None:
@@ -207,37 +214,38 @@ class _Run:
         if found.run != self.key:
             progress.say(f"{self.folder / checkpoint.NAME}: of another run; training begins afresh")
             return None
-        found.restore(self.model, self.optimizer, self.precision.device)
+        found.restore(self.model, self.optimizer)
         return found.state
 
     def save(self) -> None:
         """Write a checkpoint, where they are kept."""
         state = {"progress": asdict(self.state), "health": self.health.state()}
-        device = self.precision.device
         if self.writer is not None:
             state["scaler"] = self.scaler.state_dict()
-            self.writer.start(self.state.step, state, self.model, self.optimizer, device)
+            self.writer.start(self.state.step, state, self.model, self.optimizer)
         elif self.folder is not None:
-            checkpoint.write(self.folder, self.key, state, self.model, self.optimizer, self.scaler, device)
+            checkpoint.write(self.folder, self.key, state, self.model, self.optimizer, self.scaler)
             dcp.clear(self.folder)
 
     def train(self, bar: Bar) -> None:
         """Every step that is left."""
         state, plan, config = self.state, self.plan, self.plan.config
         bar.advance(state.step)
-        if state.step < plan.steps:
-            first = self.task.parts.train.batch(plan.batches(state.step)[0])
-            self.health.started(self.model, state.step, lambda: self.loss(*first))
-        saved = time.monotonic()
+        if state.step == plan.steps:
+            return
+        loader = self.loader = Loader(self.task, plan, self.world, self.precision.device, state.step)
+        loader.peek()  # before the clock runs: what workers need to begin is no step's wait
+        self.health.started(self.model, state.step, lambda: self.loss(loader.peek().inputs, loader.peek().targets))
+        saved, before = time.monotonic(), state.seconds
         with Interrupts() as interrupts:
             while state.step < plan.steps:
-                began = time.monotonic()
-                done = self.step()
-                seconds = time.monotonic() - began
-                state.seconds += seconds
-                mean = state.loss_sum / max(1, state.loss_rows)
-                bar.advance(1, f"loss {mean:.4f}, {done.rows / seconds:,.0f} rows/s")
-                self.health.after_step(replace(done, seconds=seconds))
+                began, waited = time.monotonic(), loader.waited
+                done = self.step(loader)
+                done = replace(done, seconds=time.monotonic() - began, waited=loader.waited - waited)
+                state.seconds += done.seconds
+                state.waited += done.waited
+                bar.advance(1, self._note(done, loader.waited / (state.seconds - before)))
+                self.health.after_step(done)
                 ended = plan.ends_epoch(state.step)
                 if ended:
                     self.end_epoch()
@@ -253,7 +261,12 @@ class _Run:
                     interrupts.pending = interrupts.pending or signal.SIGTERM  # where another process was told
                     interrupts.deliver()
 
-    def step(self) -> StepDone:
+    def _note(self, done: StepDone, waits: float) -> str:
+        mean = self.state.loss_sum / max(1, self.state.loss_rows)
+        note = f"loss {mean:.4f}, {done.rows / done.seconds:,.0f} rows/s"
+        return note + (f", waits {waits:.0%} for data" if waits >= _WAITS else "")
+
+    def step(self, loader: Loader) -> StepDone:
         """One optimizer step. The loss is the mean over all rows of the step's batches."""
         batches = self.plan.batches(self.state.step)
         rows = sum(len(batch) for batch in batches)
@@ -263,14 +276,15 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.precision.device)
         for number, batch in enumerate(batches, 1):
-            mine, weight = self.world.share(batch)
-            inputs, targets = self.task.parts.train.batch(mine)
+            made = loader.take(self.state.step)
+            key = self.plan.config.seed, self.world.rank, self.state.step, made.order.number, DRAWS_MODEL
+            reseed(*key, device=total.device)
             with gradients(self.net, last=number == len(batches)):
-                loss = self.loss(inputs, targets) * (weight * len(batch) / rows)
+                loss = self.loss(made.inputs, made.targets) * (made.order.weight * len(batch) / rows)
                 torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
-                return self._broken("the loss", inputs, mine.tolist())
+                return self._broken("the loss", made.order.rows)
         total = self.world.settle(total, self.model)
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
@@ -279,7 +293,7 @@ class _Run:
         if math.isfinite(done.norm):
             done = replace(done, skipped=self.health.after_backward(self.state.step, done.loss, done.norm))
         elif not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE:
-            done = self._broken("a gradient", inputs, mine.tolist())
+            done = self._broken("a gradient", made.order.rows)
         if not done.skipped:
             if (limit := self.plan.config.clip) is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
@@ -289,28 +303,16 @@ class _Run:
         self.state.loss_rows += rows
         return done
 
-    def _broken(self, what: str, inputs: Inputs, batch: list[int]) -> StepDone:
+    def _broken(self, what: str, batch: Indices) -> StepDone:
         """Leave out a step that is not finite, where that is the policy, or end the run."""
-        error = self._not_finite(what, inputs, batch)
+        error = why_not_finite(
+            what, batch, self.model, self.task.parts.train, self.plan, self.state.step, self.precision
+        )
         if not self.health.leaves_out(self.state.step, error):
             raise error
         step = self.state.step
         rows = sum(map(len, self.plan.batches(step)))
         return StepDone(step + 1, math.inf, math.inf, self.plan.lr(step), rows, skipped=True)
-
-    def _not_finite(self, what: str, inputs: Inputs, rows: list[int]) -> HeadwayError:
-        step, config = self.state.step, self.plan.config
-        where = f"step {step + 1} of {self.plan.steps}, epoch {self.plan.epoch(step) + 1}"
-        for name, value in inputs.items():
-            bad = [i for i, row in enumerate(torch.from_numpy(value)) if not row.isfinite().all()]
-            if bad:
-                return DataError(f"input {name!r} of training row {rows[bad[0]]} is not finite", where=where)
-        advice = [f"a smaller train.lr (now {config.lr:g})", "a longer train.warmup"]
-        advice += ["train.clip: 1.0"] if config.clip is None else []
-        advice += ["train.precision: fp32"] if self.precision.name != "fp32" else []
-        if layers := not_finite(self.model):
-            what += f" (of {layers[0]}{f' and {len(layers) - 1} more' if len(layers) > 1 else ''})"
-        return TaskError(f"{what} is no longer finite", where=where, remedy=f"Try {', or '.join(advice)}.")
 
     def end_epoch(self) -> None:
         """Close the epoch that the current step ends."""
@@ -325,7 +327,9 @@ class _Run:
         self.health.after_epoch(state.step + 1, state.history[-1])
 
     def close(self) -> None:
-        """Leave no thread behind."""
+        """Leave no thread and no process behind."""
+        if self.loader is not None:
+            self.loader.close()
         if self.writer is not None:
             self.writer.close()
 
@@ -347,6 +351,8 @@ class _Run:
             skipped=self.health.skipped,
             processes=self.world.size,
             communication=self.traffic.told(self.state.step - self.resumed) if self.traffic else None,
+            waited=self.state.waited,
+            workers=self.loader.workers if self.loader else 0,
         )
 
 
@@ -372,18 +378,6 @@ def _key(model: torch.nn.Module, part: Part, config: TrainConfig, precision: Pre
         "start": checkpoint.state_digest(model.state_dict()),
     }
     return digest_json({**decisive, "data": part.digest()})
-
-
-def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Biases and norms do not decay: pulling a scale or shift to zero regularises nothing (Goyal et al. 2017, 5.3)."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in learning if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in learning if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.lr)
 
 
 def _lay_out(model: torch.nn.Module, layout: torch.memory_format) -> None:

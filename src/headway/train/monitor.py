@@ -38,7 +38,8 @@ class Finding:
 class StepDone:
     """What one optimizer step came to; `step` counts from 1, `norm` is the gradient's before clipping.
 
-    `skipped` steps left the weights as they were.
+    `waited` is how many of `seconds` went by until its batches were there; `skipped` steps left the weights as they
+    were.
     """
 
     step: int
@@ -47,6 +48,7 @@ class StepDone:
     lr: float
     rows: int
     seconds: float = 0.0
+    waited: float = 0.0
     skipped: bool = False
 
 

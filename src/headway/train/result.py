@@ -57,6 +57,8 @@ class TrainResult:
         skipped: steps that were left out.
         processes: that trained together, in the last piece.
         communication: between copies of the model, in the last piece.
+        waited: seconds of `seconds` in which the first process waited for its next batch.
+        workers: that prepared batches beside each process, in the last piece.
     """
 
     epochs: float
@@ -73,6 +75,8 @@ class TrainResult:
     skipped: int = 0
     processes: int = 1
     communication: Communication | None = None
+    waited: float = 0.0
+    workers: int = 0
 
     def document(self) -> dict[str, Any]:
         """As JSON has it, for a bundle's lineage."""

@@ -14,7 +14,8 @@ _LINES = 1000  # before lines begin to stand for twice as many steps
 class RunLog(Monitor):
     """One line a step for the first thousand; then one for two steps, then for four, and so on.
 
-    A line has loss (mean over the rows), norm (of the gradient, the largest), lr, rows_s and skipped steps.
+    A line has loss (mean over the rows), norm (of the gradient, the largest), lr, rows_s, wait (share of the time that
+    went by until batches were there) and skipped steps.
 
     Args:
         run: the record.
@@ -51,20 +52,23 @@ class RunLog(Monitor):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Note which run this one goes on from."""
-        self._run.record.continues = state.get("run")
-        self._run.save()
+        if state.get("run") != self._run.record.id:  # or processes were started again within this one
+            self._run.record.continues = state.get("run")
+            self._run.save()
 
     def _write(self) -> None:
         steps, self._steps = self._steps, []
         finite = [step for step in steps if not step.skipped] or steps
         rows = sum(step.rows for step in finite)
+        seconds = max(1e-9, sum(step.seconds for step in steps))
         self._run.metrics(
             steps[-1].step,
             {
                 "loss": sum(step.loss * step.rows for step in finite) / rows,
                 "norm": max(step.norm for step in finite),
                 "lr": steps[-1].lr,
-                "rows_s": sum(step.rows for step in steps) / max(1e-9, sum(step.seconds for step in steps)),
+                "rows_s": sum(step.rows for step in steps) / seconds,
+                "wait": sum(step.waited for step in steps) / seconds,
                 "skipped": sum(step.skipped for step in steps),
             },
         )

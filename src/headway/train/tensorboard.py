@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(Monitor):
-    """Scalars by step: loss, gradient norm, rate, rows a second; each tensor's gradient, mean and deviation at a look.
+    """Scalars by step: loss, gradient norm, rate, rows a second, share of waiting; each tensor's gradient, mean
+    and deviation at a look.
 
     Args:
         folder: where the event files go; `tensorboard --logdir` takes it.
@@ -31,6 +32,7 @@ class TensorBoard(Monitor):
     def after_step(self, done: StepDone) -> None:
         """One point on each curve."""
         values = {"loss": done.loss, "gradient norm": done.norm, "lr": done.lr, "rows/s": done.rows / done.seconds}
+        values["wait"] = done.waited / done.seconds
         for name, value in values.items():
             self._writer.add_scalar(f"train/{name}", value, done.step)
 
