@@ -13,6 +13,7 @@ import torch
 
 from headway.core.errors import StorageError
 from headway.tasks import Arrays, Parts, Task
+from headway.tasks.encoder import Classifier, Encoder
 from headway.tasks.factory import build_model
 from headway.train.config import TrainConfig
 from headway.train.loop import fit
@@ -136,3 +137,28 @@ def failing_save(settings: dict[str, object], folder: Path) -> str:
         except StorageError as error:
             return str(error)
     return ""
+
+
+def sentences(rows: int = 61, drop: float = 0.0) -> Task:
+    """Our own encoder, two layers of four heads, on random words of which some are padding."""
+    draw = np.random.default_rng(0)
+    words = draw.integers(1, 50, (rows, 9))
+    lengths = draw.integers(2, 10, (rows, 1))
+    inputs = {"input_ids": words, "attention_mask": (np.arange(9) < lengths).astype(np.int64)}
+    part = Arrays(inputs, words[:, 0] % 3)
+
+    def model() -> torch.nn.Module:
+        net = Classifier(Encoder(50, 12, 2, 4, 16, 24), 16, 3)
+        for module in net.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = drop
+        return net
+
+    return Task(parts=Parts(part, part, part, part), model=model)
+
+
+def trained_sentences(
+    settings: dict[str, object], folder: Path | None = None, rows: int = 61, drop: float = 0.0
+) -> tuple[State, TrainResult]:
+    """The run that tests of shared layers ask for."""
+    return trained(sentences(rows, drop), config(**settings), folder)

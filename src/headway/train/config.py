@@ -25,8 +25,15 @@ class Parallel(Config):
         "auto", description="Copies of the model, each with its rows of a batch; `auto` takes what is left."
     )
     shard: int = Field(1, ge=1, description="Processes over which one copy's weights and optimizer are spread (FSDP2).")
-    tensor: int = Field(1, ge=1, description="Processes that share each layer.")
+    tensor: int = Field(
+        1, ge=1, description="Processes that share each linear layer of attention and feed-forward networks."
+    )
     pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers.")
+    plan: dict[str, Literal["colwise", "rowwise"]] | None = Field(
+        None,
+        description="Linear layers that `tensor` shares, in place of those that are found: patterns of names "
+        '(`"encoder.layer.*.intermediate.dense": colwise`), split by outputs or, after such a one, by inputs.',
+    )
 
 
 class LoaderConfig(Config):

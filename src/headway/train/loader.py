@@ -82,7 +82,7 @@ class Loader:
         self._processes: set[multiprocessing.process.BaseProcess] = set()
         self._orders = _Orders(plan, world, step)
         pin = config.loader.pin and device.type != "cpu"
-        source = _Source(part, task.augment, config.seed, world.rank, pin=pin)
+        source = _Source(part, task.augment, config.seed, world.place, pin=pin)
         # Without workers a DataLoader would only add its own time, some 50 microseconds a batch.
         self._found = self._start(source, config, pin=pin) if self.workers else ((o, source[o]) for o in self._orders)
         self._peeked: Batch | None = None

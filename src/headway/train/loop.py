@@ -30,11 +30,12 @@ from headway.train.loader import DRAWS_MODEL, Loader
 from headway.train.monitor import Monitor, StepDone
 from headway.train.objective import Objective
 from headway.train.optimizer import adamw_or_sgd
-from headway.train.parallel import copied, gather, gradients, sharded, whole
+from headway.train.parallel import copied, divided, gather, gradients
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
 from headway.train.result import Epoch, TrainResult
 from headway.train.scope import Interrupts, threads
+from headway.train.tensor import clip, gradient_norm, whole
 from headway.train.traffic import Traffic
 from headway.train.world import ALONE, World
 
@@ -160,12 +161,13 @@ class _Run:
         channels_last = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
         if channels_last:
             _lay_out(model, torch.channels_last)
-        model = sharded(model, world, precision)
+        plan = Plan(len(task.parts.train), config, _lengths(task.parts.train))
+        model = divided(model, task, plan, world, precision)
         net, traffic = copied(model, world, config)
         return cls(
             model=model,
             task=task,
-            plan=Plan(len(task.parts.train), config, _lengths(task.parts.train)),
+            plan=plan,
             precision=precision,
             folder=folder,
             optimizer=adamw_or_sgd(model, config),
@@ -277,7 +279,7 @@ class _Run:
         total = torch.zeros((), device=self.precision.device)
         for number, batch in enumerate(batches, 1):
             made = loader.take(self.state.step)
-            key = self.plan.config.seed, self.world.rank, self.state.step, made.order.number, DRAWS_MODEL
+            key = self.plan.config.seed, self.world.place, self.state.step, made.order.number, DRAWS_MODEL
             reseed(*key, device=total.device)
             with gradients(self.net, last=number == len(batches)):
                 loss = self.loss(made.inputs, made.targets) * (made.order.weight * len(batch) / rows)
@@ -288,7 +290,7 @@ class _Run:
         total = self.world.settle(total, self.model)
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = gradient_norm([p.grad for p in parameters if p.grad is not None])
         done = StepDone(self.state.step + 1, total.item(), float(whole(norm)), lr, rows)
         if math.isfinite(done.norm):
             done = replace(done, skipped=self.health.after_backward(self.state.step, done.loss, done.norm))
@@ -296,7 +298,7 @@ class _Run:
             done = self._broken("a gradient", made.order.rows)
         if not done.skipped:
             if (limit := self.plan.config.clip) is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+                clip(parameters, limit, norm)
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.state.loss_sum += total.item() * rows

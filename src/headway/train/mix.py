@@ -14,11 +14,7 @@ class Mix:
 
     data: int
     shard: int
-
-    @property
-    def shares(self) -> int:
-        """Of a batch."""
-        return self.data * self.shard
+    tensor: int = 1
 
 
 def resolve(parallel: Parallel, processes: int) -> Mix:
@@ -27,32 +23,37 @@ def resolve(parallel: Parallel, processes: int) -> Mix:
     Raises:
         ConfigError: they do not multiply to `processes`, or a kind is asked for that there is not.
     """
-    for kind in ("tensor", "pipeline"):
-        if getattr(parallel, kind) > 1:
-            raise ConfigError(
-                f"{kind} parallel training is not there yet", where=_WHERE, remedy=f"Set {kind} to 1 and use shard."
-            )
+    if parallel.pipeline > 1:
+        raise ConfigError(
+            "pipeline parallel training is not there yet",
+            where=_WHERE,
+            remedy="Set pipeline to 1 and use shard or tensor.",
+        )
+    copy = parallel.shard * parallel.tensor  # processes that hold one copy of the model
+    kinds = [kind for kind in ("shard", "tensor") if getattr(parallel, kind) > 1] or ["shard"]
+    said = " times ".join(f"{kind}: {getattr(parallel, kind)}" for kind in kinds)
     if parallel.data == "auto":
-        if processes % parallel.shard:
+        if processes % copy:
             raise ConfigError(
-                f"{processes} processes cannot be shared out among shard: {parallel.shard}",
+                f"{processes} processes cannot be shared out among {said}",
                 where=_WHERE,
-                remedy=f"Start {_near(processes, parallel.shard)} processes, or set shard to {_divisors(processes)}.",
+                remedy=f"Start {_near(processes, copy)} processes, or set {' times '.join(kinds)} to "
+                f"{_divisors(processes)}.",
             )
-        return Mix(processes // parallel.shard, parallel.shard)
-    asked = parallel.data * parallel.shard
+        return Mix(processes // copy, parallel.shard, parallel.tensor)
+    asked = parallel.data * copy
     if asked != processes:
         raise ConfigError(
-            f"data: {parallel.data} times shard: {parallel.shard} is {asked}, and there are {processes} processes",
+            f"data: {parallel.data} times {said} is {asked}, and there are {processes} processes",
             where=_WHERE,
             remedy=f"Start {asked} processes (headway train --nproc {asked}), or set data to auto.",
         )
-    return Mix(parallel.data, parallel.shard)
+    return Mix(parallel.data, parallel.shard, parallel.tensor)
 
 
-def _near(processes: int, shard: int) -> str:
-    low = processes // shard * shard
-    return f"{low} or {low + shard}" if low else str(shard)
+def _near(processes: int, copy: int) -> str:
+    low = processes // copy * copy
+    return f"{low} or {low + copy}" if low else str(copy)
 
 
 def _divisors(processes: int) -> str:

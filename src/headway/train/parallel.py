@@ -1,34 +1,76 @@
-"""The module that several processes train: copies of it (DDP), or shards (FSDP2), or copies of shards."""
+"""The module that several processes train: copies of it (DDP), shards (FSDP2), shared layers, or a mix of them."""
 
 import copy
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
+from headway.core.errors import ConfigError
+from headway.tasks import Task
+from headway.train import layers
 from headway.train.blocks import blocks
 from headway.train.config import TrainConfig
+from headway.train.loader import read
+from headway.train.objective import Objective
+from headway.train.plan import Plan
 from headway.train.precision import Precision
+from headway.train.tensor import shared
 from headway.train.traffic import Traffic
 from headway.train.world import World
 
+_TRIED = 8  # rows on which shared layers are held against whole ones
 
-def sharded(model: nn.Module, world: World, precision: Precision) -> nn.Module:
-    """What is trained in the place of `model`: itself, or a copy whose parameters lie in shards over the processes.
+
+def divided(model: nn.Module, task: Task, plan: Plan, world: World, precision: Precision) -> nn.Module:
+    """What is trained in the place of `model`: itself, or a copy whose parameters are spread over the processes.
+
+    Raises:
+        ConfigError: `train.parallel` shares layers that cannot be shared.
+    """
+    if world.tensor > 1:
+        assert world.mesh is not None  # noqa: S101  (of several processes there is one)
+        model = _shared(model, task, plan, world.mesh["tensor"], precision)
+    return _sharded(model, world, precision) if world.shards > 1 or world.tensor not in (1, world.size) else model
+
+
+def _shared(model: nn.Module, task: Task, plan: Plan, mesh: DeviceMesh, precision: Precision) -> nn.Module:
+    """Each layer over the processes of `mesh`, tried on the first rows."""
+    for setting, other in (("precision", precision.name != "fp16"), ("compress", plan.config.compress == "none")):
+        if not other:
+            raise ConfigError(
+                f"train.{setting}: {getattr(plan.config, setting)} and tensor parallel training exclude each other",
+                where="train.parallel",
+                remedy=f"Leave train.{setting} out, or set tensor to 1.",
+            )
+    rows = plan.batches(0)[0][:_TRIED]
+    inputs, targets = read(task.parts.train, rows)
+    batch = {name: torch.from_numpy(value) for name, value in inputs.items()}, torch.from_numpy(targets)
+    fp32 = replace(precision, name="fp32")
+    return shared(
+        model,
+        mesh,
+        layers.plan(model, mesh.size(), plan.config.parallel.plan),
+        lambda one: Objective(task, one, fp32, channels_last=False)(*batch),
+    )
+
+
+def _sharded(model: nn.Module, world: World, precision: Precision) -> nn.Module:
+    """A copy whose parameters lie in shards over the processes.
 
     Each block is gathered when its turn comes, in bf16 where that is computed in, and gradients are averaged in fp32
     (Zhao et al. 2023). With fewer shards than processes, each shard has copies (HSDP).
     """
-    if world.shards == 1:
-        return model
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     assert world.mesh is not None  # noqa: S101  (of several processes there is one)
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision.name)
     policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
-    mesh = world.mesh["shard"] if world.mesh["data"].size() == 1 else world.mesh
+    mesh = world.mesh["shard"] if world.mesh["data"].size() == 1 else world.mesh["data", "shard"]
     shards = copy.deepcopy(model)
     for module in (*blocks(shards), shards):
         fully_shard(module, mesh=mesh, mp_policy=policy)
@@ -50,7 +92,7 @@ def copied(model: nn.Module, world: World, config: TrainConfig) -> tuple[nn.Modu
     The copies' gradients are averaged as the backward pass makes them. Batch norm normalises each process's share with
     its own statistics; the running ones are averaged by `World.settle`, so no buffers are broadcast.
     """
-    if world.size == 1 or world.shards > 1:
+    if world.size == 1 or world.shards > 1 or world.tensor > 1:
         return model, None
     assert world.mesh is not None  # noqa: S101  (of several processes there is one)
     group = world.mesh.get_group("data")
@@ -70,8 +112,3 @@ def gradients(net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         synchronise(last)
     return nullcontext()
 
-
-def whole(value: torch.Tensor) -> torch.Tensor:
-    """A tensor that may lie in shards over the processes, on each of them."""
-    found: torch.Tensor = getattr(value, "full_tensor", lambda: value)()
-    return found

@@ -1,7 +1,7 @@
 """The processes that train together, and where this one stands among them.
 
 torchrun starts them and says who is who through the environment; torch's process groups do the talking. A batch is cut
-into equal shares, and everything that is summed up over processes is an average, as DDP and FSDP2 take it of gradients.
+into equal shares, one for the processes that share each layer, and everything that is summed up over processes is an average, as DDP and FSDP2 take it of gradients.
 """
 
 import os
@@ -34,7 +34,7 @@ class World:
     Attributes:
         size: how many there are.
         rank: of this one, from 0.
-        mesh: of the dimensions "data" and "shard"; None for one alone.
+        mesh: of the dimensions "data", "shard" and "tensor"; None for one alone.
         files: a process group on the CPU of its own, for checkpoints that are written beside the steps.
     """
 
@@ -48,16 +48,27 @@ class World:
         """Processes over which one copy of the model is spread."""
         return 1 if self.mesh is None else self.mesh["shard"].size()
 
+    @property
+    def tensor(self) -> int:
+        """Processes that share each layer, and with it their rows of a batch and their random numbers."""
+        return 1 if self.mesh is None else self.mesh["tensor"].size()
+
+    @property
+    def place(self) -> int:
+        """Which share of a batch is this process's, from 0."""
+        return self.rank // self.tensor
+
     def share(self, batch: Indices) -> tuple[Indices, float]:
         """This process's rows of `batch`, and the weight of their mean: over all processes, weights average 1.
 
-        A batch of fewer than two rows a process is not cut: every process takes all of it, for batch norm cannot train
+        A batch of fewer than two rows a share is not cut: every process takes all of it, for batch norm cannot train
         on one row.
         """
-        if self.size == 1 or len(batch) < 2 * self.size:
+        shares = self.size // self.tensor
+        if shares == 1 or len(batch) < 2 * shares:
             return batch, 1.0
-        mine = batch[self.rank :: self.size]
-        return mine, len(mine) * self.size / len(batch)
+        mine = batch[self.place :: shares]
+        return mine, len(mine) * shares / len(batch)
 
     def settle(self, loss: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
         """The average loss of a step; batch norm's running statistics become their average likewise.
@@ -123,7 +134,8 @@ def join(config: TrainConfig) -> Iterator[World]:
     # torchrun's agent may keep its store when it starts processes again, and with it the addresses of those before.
     fresh = PrefixStore(f"headway-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(kinds, store=fresh, rank=rank, world_size=size, timeout=_SILENCE)
-    mesh = init_device_mesh(device, (mix.data, mix.shard), mesh_dim_names=("data", "shard"))
+    sizes = {"data": mix.data, "shard": mix.shard, "tensor": mix.tensor}
+    mesh = init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     yield World(size, dist.get_rank(), mesh, dist.new_group(backend="gloo"))
     # Only after good work: whoever tidies up after an error tells the others of a loss before anybody knows the cause.
     dist.destroy_process_group()
