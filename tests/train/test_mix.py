@@ -9,10 +9,11 @@ from headway.train.config import Parallel
 from headway.train.mix import Mix, resolve
 
 
-@given(data=st.integers(1, 64), shard=st.integers(1, 64))
-def test_auto_takes_what_is_left(data: int, shard: int) -> None:
-    assert resolve(Parallel(shard=shard), data * shard) == Mix(data, shard)
-    assert resolve(Parallel(data=data, shard=shard), data * shard) == Mix(data, shard)
+@given(data=st.integers(1, 64), shard=st.integers(1, 64), tensor=st.integers(1, 64))
+def test_auto_takes_what_is_left(data: int, shard: int, tensor: int) -> None:
+    mix = Mix(data, shard, tensor)
+    assert resolve(Parallel(shard=shard, tensor=tensor), data * shard * tensor) == mix
+    assert resolve(Parallel(data=data, shard=shard, tensor=tensor), data * shard * tensor) == mix
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,14 @@ def test_auto_takes_what_is_left(data: int, shard: int) -> None:
         ),
         ({"shard": 4}, 1, "1 processes cannot be shared out among shard: 4", "4 processes, or set shard to 1"),
         ({"data": 2, "shard": 2}, 2, "is 4, and there are 2 processes", "--nproc 4"),
-        ({"tensor": 2}, 2, "tensor parallel training is not there yet", "use shard"),
+        ({"tensor": 2}, 3, "cannot be shared out among tensor: 2", "2 or 4 processes, or set tensor to 1 or 3"),
+        (
+            {"shard": 2, "tensor": 2},
+            6,
+            "6 processes cannot be shared out among shard: 2 times tensor: 2",
+            "4 or 8 processes, or set shard times tensor to 1, 2, 3 or 6",
+        ),
+        ({"data": 2, "shard": 2, "tensor": 2}, 4, "data: 2 times shard: 2 times tensor: 2 is 8, and", "--nproc 8"),
         ({"pipeline": 2}, 2, "pipeline parallel training is not there yet", "use shard"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headway.core.errors import StorageError
+from headway.core.errors import ConfigError, StorageError, TaskError
 from headway.tasks import Arrays, Parts, Task
 from headway.tasks.encoder import Classifier, Encoder
 from headway.tasks.factory import build_model
@@ -140,7 +140,7 @@ def failing_save(settings: dict[str, object], folder: Path) -> str:
 
 
 def sentences(rows: int = 61, drop: float = 0.0) -> Task:
-    """Our own encoder, two layers of four heads, on random words of which some are padding."""
+    """Our own encoder, two layers of four heads and odd widths within, on random words of which some are padding."""
     draw = np.random.default_rng(0)
     words = draw.integers(1, 50, (rows, 9))
     lengths = draw.integers(2, 10, (rows, 1))
@@ -148,7 +148,7 @@ def sentences(rows: int = 61, drop: float = 0.0) -> Task:
     part = Arrays(inputs, words[:, 0] % 3)
 
     def model() -> torch.nn.Module:
-        net = Classifier(Encoder(50, 12, 2, 4, 16, 24), 16, 3)
+        net = Classifier(Encoder(50, 12, 2, 4, 16, 26), 16, 3)
         for module in net.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = drop
@@ -162,3 +162,17 @@ def trained_sentences(
 ) -> tuple[State, TrainResult]:
     """The run that tests of shared layers ask for."""
     return trained(sentences(rows, drop), config(**settings), folder)
+
+
+def stopped_sentences(settings: dict[str, object], folder: Path, after: int) -> int | None:
+    """The same run, stopped by SIGTERM to one of its processes."""
+    return stopped(sentences(), config(**settings), folder, after)
+
+
+def refused_sentences(settings: dict[str, object]) -> str:
+    """What a run says that is refused, or breaks."""
+    try:
+        trained_sentences(settings)
+    except (ConfigError, TaskError) as error:
+        return str(error)
+    return ""

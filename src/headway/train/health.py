@@ -24,6 +24,7 @@ from headway.train.history import History
 from headway.train.monitor import Finding, Monitor, StepDone
 from headway.train.probe import probe
 from headway.train.result import Epoch
+from headway.train.tensor import local
 
 _WINDOW = 8  # looks in a row before a tensor is said to vanish or a unit to be dead
 _VANISHED = 1e-6  # of the largest tensor's root mean square; FP32 resolves 1.2e-7
@@ -233,8 +234,8 @@ class _Tensors:
 
 
 def not_finite(model: nn.Module) -> list[str]:
-    """The tensors whose gradient holds NaN or infinity, by name, in the model's order."""
-    named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    """The tensors whose gradient holds NaN or infinity, by name, in the model's order; of what lies in this process."""
+    named = [(name, local(p.grad)) for name, p in model.named_parameters() if p.grad is not None]
     if not named:
         return []
     norms = torch.stack([norm.float() for norm in torch._foreach_norm([gradient for _, gradient in named])]).tolist()

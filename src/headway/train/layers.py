@@ -18,7 +18,16 @@ from headway.train.blocks import blocks
 Style = Literal["colwise", "rowwise"]
 WHERE = "train.parallel"
 # What implementations call the number of heads, as their forward passes read it.
-_HEADS = ("heads", "num_heads", "n_heads", "n_head", "nhead", "num_attention_heads", "num_key_value_heads", "n_kv_heads")
+_HEADS = (
+    "heads",
+    "num_heads",
+    "n_heads",
+    "n_head",
+    "nhead",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "n_kv_heads",
+)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)  # over all of what lies before a layer
 
 
@@ -26,7 +35,7 @@ def plan(model: nn.Module, parts: int, asked: Mapping[str, Style] | None) -> dic
     """The linear layers to share among `parts` processes, by name.
 
     Args:
-        asked: patterns of names, as `fnmatch` has them; None looks for pairs of layers.
+        asked: patterns of names, in which `*` stands for one part or some of it; None looks for pairs of layers.
 
     Raises:
         ConfigError: there are none, one is not a linear layer of its own, or widths or heads do not divide.
@@ -72,7 +81,7 @@ def _named(model: nn.Module, asked: Mapping[str, Style]) -> dict[str, Style]:
     able = set(_linears(model))
     found: dict[str, Style] = {}
     for pattern, style in asked.items():
-        names = [name for name, _ in model.named_modules() if name and fnmatchcase(name, pattern)]
+        names = [name for name, _ in model.named_modules() if _matches(name.split("."), pattern.split("."))]
         if not names:
             raise ConfigError(
                 f"the model has no layer {pattern!r}",
@@ -87,6 +96,10 @@ def _named(model: nn.Module, asked: Mapping[str, Style]) -> dict[str, Style]:
             )
         found |= dict.fromkeys(names, style)
     return found
+
+
+def _matches(name: list[str], pattern: list[str]) -> bool:
+    return len(name) == len(pattern) and all(map(fnmatchcase, name, pattern))
 
 
 def _find(model: nn.Module) -> dict[str, Style]:

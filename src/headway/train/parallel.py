@@ -111,4 +111,3 @@ def gradients(net: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     if (synchronise := getattr(net, "set_requires_gradient_sync", None)) is not None:  # FSDP2's
         synchronise(last)
     return nullcontext()
-

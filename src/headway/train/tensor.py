@@ -64,6 +64,12 @@ def whole(value: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def local(value: torch.Tensor) -> torch.Tensor:
+    """What lies in this process of a tensor that may lie in shards; the others need not ask for theirs."""
+    found: torch.Tensor = getattr(value, "to_local", lambda: value)()
+    return found
+
+
 def _by_mesh(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     found: dict[object, list[torch.Tensor]] = {}
     for tensor in tensors:

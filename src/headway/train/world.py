@@ -1,7 +1,8 @@
 """The processes that train together, and where this one stands among them.
 
 torchrun starts them and says who is who through the environment; torch's process groups do the talking. A batch is cut
-into equal shares, one for the processes that share each layer, and everything that is summed up over processes is an average, as DDP and FSDP2 take it of gradients.
+into equal shares, each for the processes that share every layer, and everything that is summed up over processes is an
+average, as DDP and FSDP2 take it of gradients.
 """
 
 import os
