@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.train.tiny import State, refused_sentences, stopped_sentences, trained_sentences
+from tests.train.tiny import State, refused_sentences, stopped_sentences, trained_mixed, trained_sentences
 
 Together = Callable[..., list[Any]]
 
@@ -66,6 +66,12 @@ def test_a_stopped_run_goes_on_with_another_mix(
     if then["optimizer"] == "adamw":  # softmax takes no notice of a key's bias, so AdamW follows its rounding errors
         expected, state = ({n: v for n, v in one.items() if "key.bias" not in n} for one in (expected, state))
     _close(expected, state, 1e-4 if then["optimizer"] == "adamw" else 2e-6)
+
+
+def test_what_is_not_shared_is_as_in_one_process(together: Together) -> None:
+    alone, _ = trained_mixed(_SGD)
+    for state, _ in together(2, trained_mixed, _SHARED):
+        _close(alone, state, 1e-5)
 
 
 def test_processes_of_one_copy_drop_alike(together: Together) -> None:

@@ -157,6 +157,28 @@ def sentences(rows: int = 61, drop: float = 0.0) -> Task:
     return Task(parts=Parts(part, part, part, part), model=model)
 
 
+class Mixed(torch.nn.Module):
+    """What is not shared, around torch's own attention and a feed-forward network that is: batch norm, a tied weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = torch.nn.Linear(7, 12), torch.nn.BatchNorm1d(12)
+        self.middle = torch.nn.TransformerEncoderLayer(12, 2, 26, dropout=0.0, batch_first=True)
+        self.drop, self.last = torch.nn.Dropout(0.3), torch.nn.Linear(12, 12)
+        self.tied = torch.nn.Linear(7, 12)
+        self.tied.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        middle = self.middle(self.norm(self.first(x))[:, None])[:, 0]  # sequences of one
+        return self.last(self.drop(middle)) + self.tied(x)  # type: ignore[no-any-return]
+
+
+def trained_mixed(settings: dict[str, object]) -> tuple[State, TrainResult]:
+    """A run that draws random numbers for its inputs and outside shared layers."""
+    noise = lambda inputs: {"x": inputs["x"] + 0.1 * torch.randn(inputs["x"].shape)}  # noqa: E731
+    return trained(replace(blocks(), model=Mixed, augment=noise), config(**settings))
+
+
 def trained_sentences(
     settings: dict[str, object], folder: Path | None = None, rows: int = 61, drop: float = 0.0
 ) -> tuple[State, TrainResult]:

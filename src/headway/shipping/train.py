@@ -56,7 +56,9 @@ def train(
         MissingDependencyError: a package of the `ship` extra is not installed.
     """
     from headway.tasks.checks import check
+    from headway.tasks.factory import build_model
     from headway.tasks.loading import load_task, source_digest
+    from headway.train import layers
     from headway.train.mix import resolve
 
     _need_torch()
@@ -68,6 +70,8 @@ def train(
     asked = read.config.task
     task = load_task(asked.use, asked.args, read.base)
     check(task, progress)
+    if (share := read.config.train.parallel).tensor > 1:
+        layers.plan(build_model(task), share.tensor, share.plan)
 
     store = Store(ship_cache(), progress, fresh=fresh)
     identity = identify(read, task, source_digest(asked.use, read.base))

@@ -30,7 +30,7 @@ from headway.train.loader import DRAWS_MODEL, Loader
 from headway.train.monitor import Monitor, StepDone
 from headway.train.objective import Objective
 from headway.train.optimizer import adamw_or_sgd
-from headway.train.parallel import copied, divided, gather, gradients
+from headway.train.parallel import copied, divided, gather, gradients, told
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
 from headway.train.result import Epoch, TrainResult
@@ -97,6 +97,8 @@ def fit(
         scope.enter_context(world.watch())
         scope.enter_context(recomputed(model, config.checkpoint_activations))
         run = _Run.start(model, task, config, folder, world, _health(config, world, progress, monitors))
+        if world.tensor > 1:
+            progress.say(told(run.model, world))
         try:
             run.resume(progress)
             with progress.work(title, run.plan.steps) as bar:

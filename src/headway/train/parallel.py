@@ -38,6 +38,14 @@ def divided(model: nn.Module, task: Task, plan: Plan, world: World, precision: P
     return _sharded(model, world, precision) if world.shards > 1 or world.tensor not in (1, world.size) else model
 
 
+def told(model: nn.Module, world: World) -> str:
+    """How much of a model the processes of tensor parallel training share, for the user."""
+    meshes = [(p.numel(), getattr(p, "device_mesh", None)) for p in model.parameters()]
+    spread = sum(size for size, mesh in meshes if mesh is not None and "tensor" in (mesh.mesh_dim_names or ()))
+    part = spread / sum(size for size, _ in meshes)
+    return f"tensor: {world.tensor} processes share {part:.0%} of the weights; each holds the others whole"
+
+
 def _shared(model: nn.Module, task: Task, plan: Plan, mesh: DeviceMesh, precision: Precision) -> nn.Module:
     """Each layer over the processes of `mesh`, tried on the first rows."""
     for setting, other in (("precision", precision.name != "fp16"), ("compress", plan.config.compress == "none")):
