@@ -29,7 +29,7 @@ from headway.train.health import Health
 from headway.train.loader import DRAWS_MODEL, Loader
 from headway.train.monitor import Monitor, StepDone
 from headway.train.objective import Objective
-from headway.train.optimizer import adamw_or_sgd
+from headway.train.optimizer import adamw_or_sgd, with_gradients
 from headway.train.parallel import copied, gather, gradients, sharded, whole
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
@@ -287,7 +287,7 @@ class _Run:
                 return self._broken("the loss", made.order.rows)
         total = self.world.settle(total, self.model)
         self.scaler.unscale_(self.optimizer)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        parameters = with_gradients(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         done = StepDone(self.state.step + 1, total.item(), float(whole(norm)), lr, rows)
         if math.isfinite(done.norm):
@@ -295,7 +295,7 @@ class _Run:
         elif not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE:
             done = self._broken("a gradient", made.order.rows)
         if not done.skipped:
-            if (limit := self.plan.config.clip) is not None:
+            if (limit := self.plan.config.clip) is not None and done.norm > limit:
                 torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
             self.scaler.step(self.optimizer)
         self.scaler.update()
