@@ -273,7 +273,6 @@ class _Run:
         lr = self.plan.lr(self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.precision.device)
         for number, batch in enumerate(batches, 1):
             made = loader.take(self.state.step)
@@ -281,6 +280,8 @@ class _Run:
             reseed(*key, device=total.device)
             with gradients(self.net, last=number == len(batches)):
                 loss = self.loss(made.inputs, made.targets) * (made.order.weight * len(batch) / rows)
+                if number == 1:  # not before the forward pass: memory freed there is given back and faulted in again
+                    self.optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
