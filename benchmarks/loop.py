@@ -1,14 +1,14 @@
 """What the training loop costs beside a bare loop written by hand, Lightning Fabric and Accelerate; writes into
 benchmarks/RESULTS.md.
 
-    python -m benchmarks.loop [--steps 1500]
+    python -m benchmarks.loop [--steps 600] [--small]
 
 All train the same weights on the same batches with AdamW, one thread, in one process, and take turns step by step. The
 bare loop is what its author would write who wants nothing but a trained network: batch, forward, loss, backward,
-clipped gradients, a fused step, and the loss for the progress line. Headway also looks whether loss and gradients are finite,
-seeds each batch by its place in the plan, follows its schedule, and holds signals back; with its health watch, and
-without. A ratio is of blocks of 20 steps that
-were neighbours; the time is a thread's own CPU time, which on one thread is the step.
+clipped gradients, a fused step, and the loss for the progress line. Headway also looks whether loss and gradients are
+finite, seeds each batch by its place in the plan, follows its schedule, and holds signals back; with its health watch,
+and without. A ratio is of blocks of 20 steps that were neighbours; the time is a thread's own CPU time, which on one
+thread is the step.
 """
 
 import argparse
