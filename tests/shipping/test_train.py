@@ -35,4 +35,6 @@ def test_what_cannot_be_trained_is_told_before_any_work(project: Path) -> None:
         train(project / "tiny.yaml", out=project)
     with pytest.raises(ConfigError, match="processes"):
         train(project / "tiny.yaml", processes=2, overrides=["train.parallel.shard=3"])
+    with pytest.raises(ConfigError, match="no two linear layers"):
+        train(project / "tiny.yaml", processes=2, overrides=["train.parallel.tensor=2"])
     assert not (project.parent / "home" / "runs").exists()

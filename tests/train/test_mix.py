@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from headway.core.errors import ConfigError
-from headway.train.config import Parallel
+from headway.train.config import Parallel, TrainConfig
 from headway.train.mix import Mix, resolve
 
 
@@ -45,3 +46,16 @@ def test_a_mix_that_does_not_fit_says_what_to_change(
         resolve(Parallel(**asked), processes)
     assert caught.value.where == "train.parallel"
     assert remedy in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"parallel": {"tensor": 2}, "precision": "fp16"}, "take bf16 or fp32"),
+        ({"parallel": {"tensor": 2}, "compress": "fp16"}, "set tensor and shard to 1"),
+        ({"parallel": {"shard": 2}, "compress": "powersgd"}, "set tensor and shard to 1"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        TrainConfig.model_validate(settings)

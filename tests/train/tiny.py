@@ -158,7 +158,7 @@ def sentences(rows: int = 61, drop: float = 0.0) -> Task:
 
 
 class Mixed(torch.nn.Module):
-    """What is not shared, around torch's own attention and a feed-forward network that is: batch norm, a tied weight."""
+    """What is not shared, around a feed-forward network that is: torch's own attention, batch norm, tied weights."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """How a model is trained: the recipe's `train`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headway.core.config import Config
 
@@ -28,7 +28,7 @@ class Parallel(Config):
     tensor: int = Field(
         1, ge=1, description="Processes that share each linear layer of attention and feed-forward networks."
     )
-    pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers.")
+    pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers; more than 1 is refused so far.")
     plan: dict[str, Literal["colwise", "rowwise"]] | None = Field(
         None,
         description="Linear layers that `tensor` shares, in place of those that are found: patterns of names "
@@ -98,6 +98,18 @@ class TrainConfig(Config):
     log: tuple[Literal["tensorboard"], ...] = Field(
         (), description="Who else is told of every step; event files lie in the run's folder."
     )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.parallel.tensor > 1 and self.precision == "fp16":
+            raise ValueError(
+                "`precision: fp16` scales the loss, which shared layers (`tensor`) cannot: take bf16 or fp32"
+            )
+        if self.compress != "none" and (self.parallel.tensor, self.parallel.shard) != (1, 1):
+            raise ValueError(
+                "`compress` is of gradients between whole copies: leave it out, or set tensor and shard to 1"
+            )
+        return self
 
     def decisive(self) -> dict[str, Any]:
         """As plain JSON, without what changes no outcome."""

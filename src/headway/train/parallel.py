@@ -10,7 +10,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
-from headway.core.errors import ConfigError
 from headway.tasks import Task
 from headway.train import layers
 from headway.train.blocks import blocks
@@ -48,13 +47,6 @@ def told(model: nn.Module, world: World) -> str:
 
 def _shared(model: nn.Module, task: Task, plan: Plan, mesh: DeviceMesh, precision: Precision) -> nn.Module:
     """Each layer over the processes of `mesh`, tried on the first rows."""
-    for setting, other in (("precision", precision.name != "fp16"), ("compress", plan.config.compress == "none")):
-        if not other:
-            raise ConfigError(
-                f"train.{setting}: {getattr(plan.config, setting)} and tensor parallel training exclude each other",
-                where="train.parallel",
-                remedy=f"Leave train.{setting} out, or set tensor to 1.",
-            )
     rows = plan.batches(0)[0][:_TRIED]
     inputs, targets = read(task.parts.train, rows)
     batch = {name: torch.from_numpy(value) for name, value in inputs.items()}, torch.from_numpy(targets)
