@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.train.tiny import State, refused_sentences, stopped_sentences, trained_mixed, trained_sentences
+from tests.train.tiny import (
+    State,
+    refused_sentences,
+    stopped_sentences,
+    told_of_entangled,
+    trained_mixed,
+    trained_sentences,
+)
 
 Together = Callable[..., list[Any]]
 
@@ -114,3 +121,12 @@ def test_a_gradient_that_is_not_finite_ends_every_process(together: Together, pa
     told = together(2, refused_sentences, {**_SGD, "lr": 1e6, "clip": None, "warmup": 0, "parallel": parallel})
     assert all("a gradient" in one and "is no longer finite" in one for one in told), told
     assert any("(of bert." in one for one in told), told  # each knows of its own parts alone
+
+
+def test_a_pair_that_only_looks_like_one_is_refused(together: Together) -> None:
+    for nothing, *told in together(2, told_of_entangled, "nothing", "softmax", "scale", "skip", "noise"):
+        assert not nothing
+        for one in told:
+            assert "the model computes another" in one
+            assert "wide, narrow are shared" in one
+        assert "another gradient of scale" in told[1]

@@ -198,3 +198,39 @@ def refused_sentences(settings: dict[str, object]) -> str:
     except (ConfigError, TaskError) as error:
         return str(error)
     return ""
+
+
+class Entangled(torch.nn.Module):
+    """A pair of layers by its looks, with something between them that needs all of a row."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.scale = how, torch.nn.Parameter(torch.tensor(0.9))
+        self.wide, self.narrow = torch.nn.Linear(7, 12), torch.nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = self.wide(x)
+        match self.how:
+            case "softmax":
+                wide = torch.softmax(wide, 1)
+            case "scale":  # of which each process sees a part of the gradient
+                wide = wide * self.scale
+            case "noise":
+                wide = torch.nn.functional.dropout(wide, training=True)
+        out = self.narrow(wide)
+        return out * wide.mean(1, keepdim=True) if self.how == "skip" else out  # type: ignore[no-any-return]
+
+
+def told_of_entangled(*kinds: str) -> list[str]:
+    """What a run of each says; nothing where it goes through."""
+    said, settings = [], config(parallel={"tensor": 2}, epochs=0.5)
+    with join(settings) as world:
+        for how in kinds:
+            model = Entangled(how)
+            try:
+                fit(model, blocks(), settings, world=world)
+            except ConfigError as error:
+                said.append(str(error))
+            else:
+                said.append("")
+    return said

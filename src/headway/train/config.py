@@ -28,7 +28,7 @@ class Parallel(Config):
     tensor: int = Field(
         1, ge=1, description="Processes that share each linear layer of attention and feed-forward networks."
     )
-    pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers; more than 1 is refused so far.")
+    pipeline: int = Field(1, ge=1, description="Processes that each hold some of the layers; there is only 1 so far.")
     plan: dict[str, Literal["colwise", "rowwise"]] | None = Field(
         None,
         description="Linear layers that `tensor` shares, in place of those that are found: patterns of names "
