@@ -50,6 +50,19 @@ def test_a_bundle_as_a_document(seal_linear: "Callable[..., Bundle]") -> None:
     assert sum(it["ms"] for it in compute["kinds"]) == pytest.approx(compute["ms"])
 
 
+def test_memory_and_a_trace(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    done = run(products(tmp_path / "a.onnx", [8, 16, 4]), "--batch", 5, "--trace", file, "--json")
+    assert done.returncode == 0, done.stderr
+    memory = json.loads(done.stdout)["memory"]
+    assert memory["activations_peak_bytes"] == max(memory["activations_bytes"])
+    assert memory["weight_bytes"] >= 4 * (8 * 16 + 16 * 4)
+    events = json.loads(file.read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert all(event["ts"] >= before["ts"] + before["dur"] - 1e-6 for before, event in zip(spans, spans[1:]))
+    assert {event["args"]["bytes"] for event in events if event["ph"] == "C"} == set(memory["activations_bytes"])
+
+
 def test_against_another_with_causes_and_a_page(tmp_path: Path) -> None:
     parent = chain(tmp_path / "a.onnx", [16] * 4, size=32, depthwise=True)
     child = dynamic(parent, tmp_path / "b.onnx")
