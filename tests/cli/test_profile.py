@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def test_memory_and_a_trace(tmp_path: Path) -> None:
     assert memory["weight_bytes"] >= 4 * (8 * 16 + 16 * 4)
     events = json.loads(file.read_text())["traceEvents"]
     spans = [event for event in events if event["ph"] == "X"]
-    assert all(event["ts"] >= before["ts"] + before["dur"] - 1e-6 for before, event in zip(spans, spans[1:]))
+    assert all(event["ts"] >= before["ts"] + before["dur"] - 1e-6 for before, event in pairwise(spans))
     assert {event["args"]["bytes"] for event in events if event["ph"] == "C"} == set(memory["activations_bytes"])
 
 

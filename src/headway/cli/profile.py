@@ -79,8 +79,8 @@ def _show(found: "Profile", reached: "Reached") -> None:
     out().print(f"memory, counted: {alive}", markup=False, soft_wrap=True)
     roof = reached.roofline
     peaks = ", ".join(f"{rate / 1e9:.0f} Gop/s in {precision}" for precision, rate in roof.peak.items())
-    memory = f"{roof.bandwidth / 1e9:.0f} GB/s from memory, {roof.cached / 1e9:.0f} GB/s in a cache"
-    out().print(f"roofline, measured: {peaks}, {memory}", markup=False, soft_wrap=True)
+    moved = f"{roof.bandwidth / 1e9:.0f} GB/s from memory, {roof.cached / 1e9:.0f} GB/s in a cache"
+    out().print(f"roofline, measured: {peaks}, {moved}", markup=False, soft_wrap=True)
     if reached.unknown:
         out().print(f"only the bytes are counted of: {', '.join(reached.unknown)}", markup=False, soft_wrap=True)
 

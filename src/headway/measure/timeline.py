@@ -1,7 +1,7 @@
 """A run over time: operators one after the other, and the activations that are alive between them.
 
-What is alive follows from who reads what last, so it is the least that a run needs: a runtime may take more, for what it
-pads, packs and keeps, and in-place operators may take less.
+What is alive follows from who reads what last, so it is about what a run needs: a runtime may take more, for what it
+pads, packs and keeps, and less where operators work in place.
 """
 
 from typing import Any, NamedTuple
@@ -71,9 +71,8 @@ def chrome_trace(profile: Profile) -> dict[str, Any]:
         about = layer.work.model_dump(mode="json") if layer.work else {}
         place = {"pid": 1, "tid": 1, "ts": at}
         events.append({"name": "activations", "ph": "C", **place, "args": {"bytes": alive}})
-        events.append(
-            {"name": layer.name, "cat": layer.kind, "ph": "X", "dur": layer.ms * 1000, **place, "args": about}
-        )
+        span = {"name": layer.name, "cat": layer.kind, "ph": "X", "dur": layer.ms * 1000}
+        events.append({**span, **place, "args": about})
         at += layer.ms * 1000
     if profile.outside_ms > 0:
         events.append({"name": "outside operators", "cat": "runtime", "ph": "X", "dur": profile.outside_ms * 1000,
