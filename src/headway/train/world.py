@@ -25,6 +25,7 @@ from headway.train.launch import launched
 from headway.train.mix import resolve
 from headway.train.precision import choose
 
+_KEPT: list[dist.ProcessGroup | None] = []  # until the process ends
 _SILENCE = timedelta(minutes=10)  # a process that says nothing for so long is lost
 
 
@@ -137,7 +138,10 @@ def join(config: TrainConfig) -> Iterator[World]:
     dist.init_process_group(kinds, store=fresh, rank=rank, world_size=size, timeout=_SILENCE)
     sizes = {"data": mix.data, "shard": mix.shard, "tensor": mix.tensor}
     mesh = init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-    yield World(size, dist.get_rank(), mesh, dist.new_group(backend="gloo"))
+    files = dist.new_group(backend="gloo")
+    # A thread of gloo's that is the last to let go of its group waits for itself, and the process is aborted.
+    _KEPT.extend((dist.group.WORLD, files, *mesh.get_all_groups()))
+    yield World(size, dist.get_rank(), mesh, files)
     # Only after good work: whoever tidies up after an error tells the others of a loss before anybody knows the cause.
     dist.destroy_process_group()
 
