@@ -7,21 +7,29 @@ is what its makers calibrate with: fake-quantize operators with ranges of its ow
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from headway.compress.quantize import QuantizeConfig, match
 from headway.compress.step import JsonRecord, StepContext
+from headway.core.files import digest_file
 from headway.core.machine import Int8Choice
 from headway.core.progress import SILENT, Progress
 from headway.core.tensors import Array
 from headway.export.environments.environment import HERE, environment
 from headway.runtimes.openvino import read_model, save_ir
 
-NAME = "nncf"
+NAME, _SCRIPT = "nncf", "nncf_quantize.py"
 # Where nothing sums u8 x s8 products in 32 bits, NNCF's makers advise half a range for the first layers alone.
 _OVERFLOW = {"reduced": "first_layer_only", "full": "disable"}
+
+
+def key() -> dict[str, str]:
+    """What the result depends on beside graph, rows and settings."""
+    ours = {file: digest_file(HERE / file) for file in (f"{NAME}.txt", _SCRIPT)}
+    return {**ours, "openvino": version("openvino")}
 
 
 def quantize(graph: Path, out: Path, config: QuantizeConfig, context: StepContext) -> JsonRecord:
@@ -87,7 +95,7 @@ def calibrate(
             np.savez(folder / f"{number:06}.npz", **row)  # type: ignore[arg-type]
         settings = {"overflow_fix": _OVERFLOW[choice.weight_range], "ignored": list(ignored)}
         record = python.run(
-            HERE / "nncf_quantize.py",
+            HERE / _SCRIPT,
             Path(scratch, "float.xml"),
             folder,
             Path(scratch, out.name),

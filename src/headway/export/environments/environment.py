@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from headway.core.errors import MissingDependencyError, UsageError, WorkerError
-from headway.core.files import atomic_folder, home, is_file, make_folder, waiting, write_atomic
+from headway.core.files import atomic_folder, home, is_file, waiting, write_atomic
 from headway.core.progress import SILENT, Bar, Progress
 
 HERE = Path(__file__).parent
@@ -47,9 +47,7 @@ class Python:
         """What runs a script there."""
         return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-    def run(
-        self, script: Path, *arguments: str | Path, title: str = "", progress: Progress = SILENT
-    ) -> dict[str, Any]:
+    def run(self, script: Path, *arguments: str | Path, title: str = "", progress: Progress = SILENT) -> dict[str, Any]:
         """Run a script that stands alone, and wait for its result; it ends with this process's Ctrl-C.
 
         Args:
