@@ -29,6 +29,7 @@ from headway.core.progress import SILENT, Bar, Progress
 HERE = Path(__file__).parent
 _TOLD = 8  # last lines of pip's that an error shows
 _GONE = ".gone"
+_IN_USE_S = 3600  # what was asked for so recently may still be working
 _PACKAGE = re.compile(r"(?:Collecting|Processing) (?:\S*/)?([\w.]+(?:-[a-z]\w*)*)")  # one of an index, or of a folder
 
 
@@ -148,8 +149,15 @@ class Kept:
     size: int
     used: float
 
+    @property
+    def name(self) -> str:
+        """What it is asked for by."""
+        return self.folder.name.rpartition("-")[0]
+
     def remove(self) -> bool:
-        """Delete it, unless somebody is making it; whether it is gone."""
+        """Delete it, unless somebody is making it or may be using it; whether it is gone."""
+        if self.used > time.time() - _IN_USE_S:
+            return False
         try:
             with FileLock(_lock(self.folder), timeout=0):
                 gone = self.folder.with_suffix(_GONE)  # never half an environment under its name
