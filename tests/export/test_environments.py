@@ -1,7 +1,6 @@
 """Environments of their own: whole or not at all, made once, told when they cannot be; real venvs, a wheel of ours."""
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -107,8 +106,11 @@ def left() -> list[str]:
     return sorted(path.name for path in environments().iterdir() if path.name != ".locks")
 
 
+@pytest.mark.slow
 def test_it_is_made_once_and_works(lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ready("tiny", lock) is None
+    half = environments() / f".{environments_._folder('tiny', lock).name}.new-abc"
+    half.mkdir(parents=True)  # of a process that was killed
     bars = Bars()
     python = environment("tiny", bars, lock=lock)
     assert (bars.works, bars.amount) == ([("environment tiny: 1 packages", 2)], 2)
@@ -148,6 +150,7 @@ def test_it_is_made_once_and_works(lock: Path, tmp_path: Path, monkeypatch: pyte
     assert left() == []
 
 
+@pytest.mark.slow
 def test_two_processes_make_one(lock: Path) -> None:
     with maker(lock) as first:
         assert [line(first), line(first)] == ["making", "under way"]
@@ -160,30 +163,25 @@ def test_two_processes_make_one(lock: Path) -> None:
     assert left() == [Path(made.strip()).name]
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_one_leaves_nothing_half(lock: Path, sign: signal.Signals) -> None:
+@pytest.mark.slow
+def test_an_interrupted_one_leaves_nothing(lock: Path) -> None:
     with maker(lock) as process:
         assert [line(process), line(process)] == ["making", "under way"]
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(sign)
+        assert len(left()) == 1, "it is made aside"
+        assert kept() == []
+        process.send_signal(signal.SIGINT)
         process.wait()
-        if sign is signal.SIGINT:
-            psutil.wait_procs(children)
-            assert left() == []
+    assert not [child for child in children if child.is_running()]
+    assert left() == []
     assert ready("tiny", lock) is None
-    assert kept() == [], "half an environment is none"
-    if sign is signal.SIGKILL:
-        psutil.wait_procs(children)
-        assert len(left()) == 1, "nobody could clear up"
-        with maker(lock) as again:
-            again.communicate()
-        assert left() == [one.folder.name for one in kept()], "the next one does"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_installed_is_told_and_leaves_nothing(lock: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("lacking==3.1 --hash=sha256:" + "0" * 64 + "\n")
-    with pytest.raises(MissingDependencyError, match="No matching distribution found for lacking==3.1") as raised:
+    with pytest.raises(MissingDependencyError, match="No matching distribution found for lacking") as raised:
         environment("other", lock=other)
     assert "PIP_INDEX_URL" in str(raised.value)
     assert left() == []
@@ -228,14 +226,8 @@ def test_every_lock_of_ours_pins_and_hashes_every_package() -> None:
     assert "nncf==3.4.0" in packages(environments_.HERE / "nncf.txt")
 
 
-def test_the_scripts_stand_alone() -> None:
-    for script in environments_.HERE.glob("*_*.py"):
-        if script.name != "__init__.py":
-            assert "headway" not in script.read_text().replace('"headway"', "")
-
-
 def test_an_environment_of_another_python_is_another(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = environments_._folder("tiny", lock)
     monkeypatch.setattr(sys, "version", "4.0")
     assert environments_._folder("tiny", lock) != here
-    assert json.dumps(here.name).startswith('"tiny-')
+    assert here.name.startswith("tiny-")

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests.runtimes import exported
 
 import headway
 from headway.core.progress import Bar, Silent
 from headway.export.environments.environment import environments, ready
 from headway.runtimes.openvino import OpenVinoRuntime
 from headway.serve.loading import load_bundle
+from headway.shipping.export import export
 from headway.shipping.ship import ship
 from headway.shipping.verdict import ShipResult
 
@@ -101,3 +104,18 @@ def test_openvinos_8_bits_are_built_measured_judged_sealed_and_replayed(project:
     again = Told()
     shipped(project, again, "[]")  # the environment is there, so that nobody needs to name OpenVINO
     assert not any("NNCF" in line for line in again.lines), "it was made once"
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.usefixtures("nncf")
+def test_an_onnx_file_is_exported_in_8_bits_and_proved(tmp_path: Path) -> None:
+    file = exported.encoder(tmp_path / "encoder.onnx")
+    draw = np.random.default_rng(0)
+    rows = {"input_ids": draw.integers(0, 100, (20, 12)), "attention_mask": np.ones((20, 12), np.int64)}
+    np.savez(tmp_path / "rows.npz", **rows)
+    (done,) = export(file, "openvino", out=tmp_path / "out", inputs=tmp_path / "rows.npz", int8=True)
+    assert done.proved == "openvino"
+    assert [path.name for path in done.files] == ["encoder.xml", "encoder.bin"]
+    (whole,) = export(file, "openvino", out=tmp_path / "whole")
+    assert done.files[1].stat().st_size < 0.7 * whole.files[1].stat().st_size

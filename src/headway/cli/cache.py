@@ -35,9 +35,9 @@ def list_(json: Json = False) -> None:
     out().print(f"{ship_cache()}: {_mb(sum(sizes.values()))}", markup=False, soft_wrap=True)
     cells = [[kind, len(kinds[kind]), _mb(size), f"{days[kind]} days"] for kind, size in sizes.items()]
     table("", ["stage", "results", "size", "longest unused"], cells)
-    if own := made():
-        out().print(f"{environments()}: {_mb(sum(one.size for one in own))}", markup=False, soft_wrap=True)
-        cells = [[one.name, _mb(one.size), f"{_days(one.used)} days"] for one in own]
+    if environs := made():
+        out().print(f"{environments()}: {_mb(sum(one.size for one in environs))}", markup=False, soft_wrap=True)
+        cells = [[one.name, _mb(one.size), f"{_days(one.used)} days"] for one in environs]
         table("", ["environment", "size", "unused"], cells)
 
 
