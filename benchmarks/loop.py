@@ -1,13 +1,14 @@
 """What the training loop costs beside a bare loop written by hand, Lightning Fabric and Accelerate; writes into
 benchmarks/RESULTS.md.
 
-    python -m benchmarks.loop [--steps 1500]
+    python -m benchmarks.loop [--steps 600] [--small]
 
 All train the same weights on the same batches with AdamW, one thread, in one process, and take turns step by step. The
-bare loop is what its author would write who wants nothing but a trained network: batch, forward, loss, backward, step,
-and the loss for the progress line. Headway also looks whether loss and gradients are finite, takes the gradient's norm,
-follows its schedule, and holds signals back; with its health watch, and without. A ratio is of blocks of 20 steps that
-were neighbours; the time is a thread's own CPU time, which on one thread is the step.
+bare loop is what its author would write who wants nothing but a trained network: batch, forward, loss, backward,
+clipped gradients, a fused step, and the loss for the progress line. Headway also looks whether loss and gradients are
+finite, seeds each batch by its place in the plan, follows its schedule, and holds signals back; with its health watch,
+and without. A ratio is of blocks of 20 steps that were neighbours; the time is a thread's own CPU time, which on one
+thread is the step.
 """
 
 import argparse
@@ -98,7 +99,7 @@ class Watch(Monitor):
 def by_hand(task: Task, plan: Plan, tick: Tick, wrap: Wrap) -> None:
     """The bare loop; `wrap` may put the model and the optimizer into a library's own, and says how to go backwards."""
     model = build_model(task, plan.config.seed).train().to(memory_format=torch.channels_last)
-    model, optimizer, backward = wrap(model, torch.optim.AdamW(model.parameters(), lr=plan.config.lr))
+    model, optimizer, backward = wrap(model, torch.optim.AdamW(model.parameters(), lr=plan.config.lr, fused=True))
     for step in range(plan.steps):
         (rows,) = plan.batches(step)
         inputs, targets = task.parts.train.batch(rows)
@@ -109,6 +110,7 @@ def by_hand(task: Task, plan: Plan, tick: Tick, wrap: Wrap) -> None:
         loss = functional.cross_entropy(outputs, torch.from_numpy(targets))
         optimizer.zero_grad(set_to_none=True)
         backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         loss.item()
         tick()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,19 @@ def test_a_bundle_as_a_document(seal_linear: "Callable[..., Bundle]") -> None:
     assert product["intensity"] == pytest.approx(product["operations"] / product["bytes"])
     assert compute["roofline"]["machine"]["peak"]["fp32"] > compute["roofline"]["whole"]["operations_per_s"]
     assert sum(it["ms"] for it in compute["kinds"]) == pytest.approx(compute["ms"])
+
+
+def test_memory_and_a_trace(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    done = run(products(tmp_path / "a.onnx", [8, 16, 4]), "--batch", 5, "--trace", file, "--json")
+    assert done.returncode == 0, done.stderr
+    memory = json.loads(done.stdout)["memory"]
+    assert memory["activations_peak_bytes"] == max(memory["activations_bytes"])
+    assert memory["weight_bytes"] >= 4 * (8 * 16 + 16 * 4)
+    events = json.loads(file.read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert all(event["ts"] >= before["ts"] + before["dur"] - 1e-6 for before, event in pairwise(spans))
+    assert {event["args"]["bytes"] for event in events if event["ph"] == "C"} == set(memory["activations_bytes"])
 
 
 def test_against_another_with_causes_and_a_page(tmp_path: Path) -> None:

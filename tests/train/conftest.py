@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from headway.tasks import Task
 from headway.tasks.images import digits
@@ -97,9 +97,10 @@ def together() -> Together:
     context.Process(target=os.getpid).start()  # so that the server is there before a test counts its children
 
     def run(processes: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        place |= {"WORLD_SIZE": str(processes)}
+        # As torchrun's agent does: a port that was free a moment ago may be another test's by now.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(processes)}
+        place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         started = []
         for rank in range(processes):
             mine, theirs = context.Pipe(duplex=False)

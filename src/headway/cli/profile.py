@@ -31,6 +31,9 @@ def profile(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a run.")] = 1,
     seconds: Annotated[float, typer.Option(min=0, help="Time to measure in, about.")] = 2.0,
     html: Annotated[Path | None, typer.Option(help="Write it as a page, too.", show_default=False)] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write it for chrome://tracing or Perfetto, too.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what each operator of a model takes; with --against, why it is not faster than the other.
@@ -41,7 +44,7 @@ def profile(
 
     found = profile_files(
         model, against=against, inputs=inputs, batch=batch, threads=threads, seconds=seconds, html=html,
-        progress=Bars(),
+        trace=trace, progress=Bars(),
     )  # fmt: skip
     if json:
         emit(found.document())
@@ -50,12 +53,15 @@ def profile(
         _show(found.profile, found.reached)
     else:
         _compare(found.comparison, str(against), str(model))
+    if trace is not None:
+        out().print(f"trace: {trace}", markup=False, soft_wrap=True)
     if html is not None:
         out().print(f"page: {html}", markup=False, soft_wrap=True)
 
 
 def _show(found: "Profile", reached: "Reached") -> None:
     from headway.measure.join import totals
+    from headway.measure.timeline import memory
 
     rows = [[kind, count, f"{ms:.4f}", f"{ms / found.ms:.1%}"] for kind, count, ms in totals(found)]
     out().print(_title(found), markup=False, soft_wrap=True)
@@ -68,10 +74,13 @@ def _show(found: "Profile", reached: "Reached") -> None:
     each.append([reached.whole.name, "", f"{found.ms:.4f}", "", *_rates(reached.whole)])
     columns = ["operator", "kind", "ms", "share", "Gop/s", "GB/s", "op/byte", "bound by", "of the roofline"]
     table("", columns, each)
+    held = memory(found)
+    alive = f"activations take {held.peak / 1e6:.2f} MB at the most, at {held.at}; weights {held.weights / 1e6:.2f} MB"
+    out().print(f"memory, counted: {alive}", markup=False, soft_wrap=True)
     roof = reached.roofline
     peaks = ", ".join(f"{rate / 1e9:.0f} Gop/s in {precision}" for precision, rate in roof.peak.items())
-    memory = f"{roof.bandwidth / 1e9:.0f} GB/s from memory, {roof.cached / 1e9:.0f} GB/s in a cache"
-    out().print(f"roofline, measured: {peaks}, {memory}", markup=False, soft_wrap=True)
+    moved = f"{roof.bandwidth / 1e9:.0f} GB/s from memory, {roof.cached / 1e9:.0f} GB/s in a cache"
+    out().print(f"roofline, measured: {peaks}, {moved}", markup=False, soft_wrap=True)
     if reached.unknown:
         out().print(f"only the bytes are counted of: {', '.join(reached.unknown)}", markup=False, soft_wrap=True)
 

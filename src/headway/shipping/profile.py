@@ -1,5 +1,6 @@
 """`headway profile`: model files or bundles, operator by operator."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from headway.measure.join import totals
 from headway.measure.profile import Profile, profile
 from headway.measure.reach import Reached, reach
 from headway.measure.roofline import roofline
+from headway.measure.timeline import chrome_trace, memory
 from headway.runtimes.runtime import Runtime
 from headway.shipping.joined import page
 from headway.shipping.opened import opened
@@ -40,6 +42,7 @@ class Profiled:
         """What `--json` prints."""
         about: dict[str, Any] = {
             "compute": _compute(self.profile) | {"roofline": self.reached.document()},
+            "memory": memory(self.profile).document(),
             "machine": machine.here().model_dump(mode="json"),
         }
         for operator, it in zip(about["compute"]["operators"], self.reached.each, strict=True):
@@ -61,6 +64,7 @@ def profile_files(
     threads: int = 1,
     seconds: float = 2.0,
     html: Path | None = None,
+    trace: Path | None = None,
     progress: Progress = SILENT,
 ) -> Profiled:
     """Profile an ONNX file, or a bundle's chosen variant, alone or beside another in the same rounds.
@@ -74,6 +78,7 @@ def profile_files(
         threads: of a run.
         seconds: to spend, about.
         html: write a page there.
+        trace: write a Chrome trace there.
         progress: told of each round.
 
     Raises:
@@ -102,6 +107,8 @@ def profile_files(
     mine = found["the model"]
     comparison = compare(found["the other"], mine) if against is not None else None
     reached = reach(mine, roofline(threads, progress=progress))
+    if trace is not None:
+        write_atomic(trace, json.dumps(chrome_trace(mine)))
     if html is not None:
         write_atomic(html, page(comparison, reached, str(against or ""), str(model)))
     return Profiled(mine, reached, comparison)

@@ -29,7 +29,7 @@ from headway.train.health import Health
 from headway.train.loader import DRAWS_MODEL, Loader
 from headway.train.monitor import Monitor, StepDone
 from headway.train.objective import Objective
-from headway.train.optimizer import adamw_or_sgd
+from headway.train.optimizer import adamw_or_sgd, with_gradients
 from headway.train.parallel import copied, gather, gradients, sharded, whole
 from headway.train.plan import Plan
 from headway.train.precision import Precision, choose
@@ -273,7 +273,6 @@ class _Run:
         lr = self.plan.lr(self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.precision.device)
         for number, batch in enumerate(batches, 1):
             made = loader.take(self.state.step)
@@ -281,13 +280,15 @@ class _Run:
             reseed(*key, device=total.device)
             with gradients(self.net, last=number == len(batches)):
                 loss = self.loss(made.inputs, made.targets) * (made.order.weight * len(batch) / rows)
+                if number == 1:  # not before the forward pass: memory freed there is given back and faulted in again
+                    self.optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
             if not math.isfinite(total.item()):
                 return self._broken("the loss", made.order.rows)
         total = self.world.settle(total, self.model)
         self.scaler.unscale_(self.optimizer)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        parameters = with_gradients(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         done = StepDone(self.state.step + 1, total.item(), float(whole(norm)), lr, rows)
         if math.isfinite(done.norm):
@@ -295,7 +296,7 @@ class _Run:
         elif not self.scaler.is_enabled() or self.scaler.get_scale() < _LEAST_SCALE:
             done = self._broken("a gradient", made.order.rows)
         if not done.skipped:
-            if (limit := self.plan.config.clip) is not None:
+            if (limit := self.plan.config.clip) is not None and done.norm > limit:
                 torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
             self.scaler.step(self.optimizer)
         self.scaler.update()
