@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -136,3 +137,26 @@ def failing_save(settings: dict[str, object], folder: Path) -> str:
         except StorageError as error:
             return str(error)
     return ""
+
+
+class Killing(Halting):
+    """A progress that has its process killed, by SIGKILL, some time after so many steps."""
+
+    def __init__(self, after: int, seconds: float) -> None:
+        super().__init__(after)
+        self.seconds = seconds
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.left -= 1 if note else 0
+        if self.left == 0 and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+            threading.Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def killed_blocks(settings: dict[str, object], folder: Path, after: int, seconds: float) -> tuple[State, TrainResult]:
+    """The run, killed unless it ends before."""
+    task = blocks(drop=0.3)
+    model = build_model(task)
+    with join(config(**settings)) as world:
+        progress = Killing(after, seconds)
+        result = fit(model, task, config(**settings), folder=folder, progress=progress, world=world)
+    return {name: value.numpy() for name, value in model.state_dict().items()}, result
