@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast lint types bench bench-serve profile-serve soak docs proto lock clean
+.PHONY: setup demo test test-fast lint types bench bench-serve profile-serve soak docs proto lock environments clean
 setup: $(READY)
 
 # The lock first, so that torch is the one that was locked; then Headway itself, which adds nothing to it.
@@ -70,6 +70,15 @@ lock: setup
 		--allow-unsafe --no-annotate --no-header --resolver backtracking --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 	sed -i -e 's/+cpu$$//' -e '1i # Made by `make lock`; do not edit.' requirements.lock
+
+# The locks of environments that are made on first use, from what their .in files ask for.
+ENVIRONMENTS := src/headway/export/environments
+environments: setup
+	for name in $(basename $(notdir $(wildcard $(ENVIRONMENTS)/*.in))); do \
+		$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+			--no-emit-options --no-annotate --no-header --allow-unsafe \
+			--output-file $(ENVIRONMENTS)/$$name.txt $(ENVIRONMENTS)/$$name.in && \
+		sed -i '1i # Made by `make environments`; do not edit.' $(ENVIRONMENTS)/$$name.txt || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache

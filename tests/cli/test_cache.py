@@ -45,13 +45,14 @@ def test_what_is_kept_is_listed(store: Store) -> None:
     assert told == {
         "folder": str(ship_cache()),
         "kinds": [{"kind": "train", "results": 2, "bytes": 2000, "unused_days": 40.0}],
+        "environments": [],
     }
     assert "train" in _run("list")
 
 
 def test_only_what_was_not_used_is_deleted(store: Store) -> None:
     old, new, now = _made(store, 1, days=40), _made(store, 2, days=2), _made(store, 3, days=0)
-    assert json.loads(_run("clear", "--json")) == {"removed": 1, "bytes": 1000}
+    assert json.loads(_run("clear", "--json")) == {"removed": 1, "environments": 0, "bytes": 1000}
     assert [path.is_dir() for path in (old, new, now)] == [False, True, True]
     assert "removed 1 results" in _run("clear", "--unused", "0")
     assert [path.is_dir() for path in (old, new, now)] == [False, False, True], "within the hour it may be in use"

@@ -11,7 +11,7 @@ import pytest
 from tests.runtimes import exported
 
 from headway.bundles.bundle import Bundle
-from headway.core.errors import FormatError, MissingDependencyError, UsageError
+from headway.core.errors import DataError, FormatError, MissingDependencyError, UsageError
 from headway.runtimes.onnx_runtime import OnnxRuntime
 from headway.runtimes.openvino import OpenVinoRuntime
 from headway.shipping.export import export, formats
@@ -94,3 +94,19 @@ def test_the_command(linear_onnx: Path, tmp_path: Path) -> None:
     asked = subprocess.run([*command, "--out", str(tmp_path / "o")], capture_output=True, text=True, check=True)
     (done,) = json.loads(asked.stdout)["exports"]
     assert (done["format"], done["proved"]) == ("onnx", "onnxruntime")
+
+
+def test_8_bits_need_openvino_and_rows(linear_onnx: Path, tmp_path: Path) -> None:
+    for asked in ({"to": "onnx", "inputs": tmp_path / "rows.npz"}, {"to": "openvino"}):
+        with pytest.raises(UsageError, match="for OpenVINO alone"):
+            export(linear_onnx, out=tmp_path, int8=True, **asked)  # type: ignore[arg-type]
+
+
+def test_the_proof_is_made_on_given_inputs(linear_onnx: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", input=np.full((3, 4), 1000, np.float32))
+    (done,) = export(linear_onnx, "onnx", out=tmp_path / "out", inputs=tmp_path / "rows.npz")
+    assert done.proved == "onnxruntime"
+    np.savez(tmp_path / "rows.npz", input=np.full((3, 4), np.nan, np.float32))
+    with pytest.raises(DataError, match="NaN"):
+        export(linear_onnx, "onnx", out=tmp_path / "again", inputs=tmp_path / "rows.npz")
+    assert not (tmp_path / "again").exists()

@@ -16,12 +16,8 @@ needs_openvino = pytest.mark.skipif(not OpenVinoRuntime().available().ready, rea
 
 @needs_openvino
 def test_openvino_is_tried_with_the_original_and_not_with_onnx_runtimes_8_bits(project: Path) -> None:
-    result = ship(
-        project / "tiny.yaml",
-        out=project / "out",
-        overrides=["target.runtimes=[onnxruntime, openvino]"],
-        register=False,
-    )
+    overrides = ["target.runtimes=[]"]  # all that are here; naming OpenVINO would make its 8 bits as well
+    result = ship(project / "tiny.yaml", out=project / "out", overrides=overrides, register=False)
     runtimes = {id_: judged.runtime for id_, judged in result.judged.items()}
     assert runtimes == {"original": "onnxruntime", "original-openvino": "openvino", "quantized": "onnxruntime"}
     both = (result.judged[id_].card.accuracy.value for id_ in ("original", "original-openvino"))

@@ -14,6 +14,7 @@ from tests.measure.graphs import chain, dynamic
 
 from headway.compress.quantize import QuantizeConfig
 from headway.core.progress import SILENT
+from headway.shipping.build import Built
 from headway.shipping.evaluate import OverParent, Subject, parents
 from headway.shipping.recipe import Target
 from headway.shipping.slower import explain, not_faster
@@ -51,7 +52,7 @@ class Step:
 
 def subject(runtime: str, *steps: str, file: Path = Path()) -> Subject:
     plan: Any = SimpleNamespace(steps=tuple(map(Step, steps)))
-    built: Any = SimpleNamespace(plan=plan, file=file)
+    built = Built(plan, file, "onnx", "fp32", ())
     session: Any = None
     return Subject(built, runtime, session)
 

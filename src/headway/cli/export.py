@@ -21,12 +21,22 @@ def export(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Rows that every run will have.", show_default="they vary")
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help=".npz with an array for each input, for the proof.", show_default="random numbers"),
+    ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="OpenVINO in 8 bits, calibrated on --inputs by NNCF; its environment is made on first use."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write a model in other formats, each proved to answer as the original does where a runtime for it is here."""
     from headway.shipping.export import export as write
 
-    done = write(model, to, out=out, batch=batch, progress=Bars())
+    done = write(model, to, out=out, batch=batch, inputs=inputs, int8=int8, progress=Bars())
     if json:
         emit({"exports": [asdict(each) | {"files": list(map(str, each.files))} for each in done]})
         return

@@ -1,6 +1,7 @@
 """Builds the model files that a recipe asks for, each stage once.
 
     train or load -> module steps -> export -> graph steps
+                                           '-> the last of them in OpenVINO's own form
 
 Every stage's result is kept in the store, so that variants share what they have in common.
 """
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headway.bundles.manifest import StepRecord
+from headway.compress import nncf
+from headway.compress.quantize import QuantizeConfig
 from headway.core import machine, plugins
 from headway.core.config import Config
-from headway.core.files import digest_file, write_atomic
+from headway.core.files import digest_file, digest_json, write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
 from headway.runs.record import Run
-from headway.runtimes.formats import require_whole_onnx
+from headway.runtimes.formats import model_files, require_whole_onnx
 from headway.runtimes.onnx_file import read_onnx
 from headway.shipping.ledger import Scorer, spent
 from headway.shipping.plan import UNCHANGED, Plan
@@ -50,6 +53,22 @@ class Built:
     format: str
     precision: str
     records: tuple[StepRecord, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file and what belongs to it: IR has its weights beside it."""
+        return model_files(self.file)
+
+    @property
+    def size_mb(self) -> float:
+        """Of all files, in units of 10^6 bytes."""
+        return sum(file.stat().st_size for file in self.files) / 1e6
+
+    @property
+    def digest(self) -> str:
+        """Of all files."""
+        found = [digest_file(file) for file in self.files]
+        return found[0] if len(found) == 1 else digest_json(found)
 
 
 @dataclass(frozen=True)
@@ -156,6 +175,25 @@ class Builder:
 
     def build(self, plan: Plan) -> Built:
         """Everything that `plan` needs, from the store or anew."""
+        return self._built(plan, plan.graph_steps)
+
+    def build_openvino(self, plan: Plan) -> Built | None:
+        """The same with OpenVINO's own 8 bits in the place of the last step's; None where `has_openvino` is false.
+
+        Raises:
+            MissingDependencyError: the environment of what makes them cannot be made.
+            WorkerError: it failed.
+        """
+        if not has_openvino(plan):
+            return None
+        before, step = self._built(plan, plan.graph_steps[:-1]), plan.graph_steps[-1]
+        if before.precision != "fp32":
+            return None
+        folder = self._openvino(before.file, step, plan)
+        record = self._record(folder, step)
+        return Built(plan, folder / "model.xml", "openvino", "int8", (*before.records, record))
+
+    def _built(self, plan: Plan, graph_steps: Sequence[StepChoice]) -> Built:
         if self.recipe.onnx is not None:
             file, records = self.recipe.onnx, []
         else:
@@ -163,7 +201,7 @@ class Builder:
             file = self._export(folders, plan)
             records = [self._record(folder, step) for folder, step in zip(folders[1:], plan.module_steps, strict=True)]
         precision = "fp32" if self.recipe.onnx is None else read_onnx(file).precision
-        for step in plan.graph_steps:
+        for step in graph_steps:
             folder = self._graph(file, step, plan)
             file = folder / "model.onnx"
             records.append(self._record(folder, step))
@@ -254,6 +292,18 @@ class Builder:
         key = {"graph": digest_file(file), "identity": self._identity, **self._step_key(step, plan)}
         return self.store.stage("graph", key, build)
 
+    def _openvino(self, file: Path, step: StepChoice, plan: Plan) -> Path:
+        def build(out: Path, scratch: Path) -> None:
+            config = step.config
+            assert isinstance(config, QuantizeConfig)  # noqa: S101  (as has_openvino said)
+            with spent(scratch) as seconds:
+                record = nncf.quantize(file, out / "model.xml", config, self._context(scratch, step, plan))
+                scores = self._scorer.graph(file), self._scorer.graph(out / "model.xml", "openvino")
+                self._write(out, step, record, scores, seconds())
+
+        key = {"graph": digest_file(file), "identity": self._identity, **self._step_key(step, plan), **nncf.key()}
+        return self.store.stage("graph", key, build)
+
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def example(self, rows: int) -> dict[str, Array]:
@@ -310,6 +360,12 @@ class Builder:
     ) -> None:
         about = {"step": step.name, "record": record, "accuracy": accuracy, "seconds": round(seconds, 3)}
         write_atomic(out / _RECORD, json.dumps(about))
+
+
+def has_openvino(plan: Plan) -> bool:
+    """Whether its last step has a second form: a static `quantize`, which OpenVINO wants in 8 bits of its own."""
+    last = plan.graph_steps[-1].config if plan.graph_steps else None
+    return isinstance(last, QuantizeConfig) and last.mode == "static"
 
 
 def _following(step: StepChoice, plan: Plan) -> Config | None:

@@ -143,7 +143,8 @@ def open_subjects(
     found = {}
     for variant in built:
         for runtime in runtimes:
-            if variant.format not in runtime.formats or (variant.precision == "int8" and not runtime.runs_qdq):
+            qdq = variant.precision == "int8" and variant.format == "onnx"
+            if variant.format not in runtime.formats or (qdq and not runtime.runs_qdq):
                 continue
             session = runtime.load(variant.file, device=target.devices[0], threads=target.threads)
             stack.callback(session.close)
@@ -187,7 +188,7 @@ def evaluate(
     original_mb = original.file.stat().st_size / 1e6
     cards = {}
     for id_, subject in subjects.items():
-        size_mb = subject.built.file.stat().st_size / 1e6
+        size_mb = subject.built.size_mb
         cards[id_] = Scorecard(
             accuracy=compare(original_rows, rows[id_], metric=task.metric.name, confidence=confidence),
             latency_ms=summarise(singles[id_], confidence),

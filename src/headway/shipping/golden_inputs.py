@@ -21,8 +21,8 @@ SIZES = (8, 32, 224)
 _SMALLEST = 1e-6  # of a tolerance: outputs that are all zero here may be nearly zero elsewhere
 
 
-def given_inputs(path: Path, specs: Sequence[TensorSpec]) -> list[Inputs]:
-    """Inputs from a `.npz` that holds one array for each input, by name: one row alone, then up to 32 together.
+def given_inputs(path: Path, specs: Sequence[TensorSpec], most: int = _ROWS) -> list[Inputs]:
+    """Inputs from a `.npz` that holds one array for each input, by name: one row alone, then up to `most` together.
 
     Raises:
         FormatError: not an `.npz`, or one that holds Python objects.
@@ -39,7 +39,7 @@ def given_inputs(path: Path, specs: Sequence[TensorSpec]) -> list[Inputs]:
         raise DataError(f"inputs have different numbers of rows: {sorted(rows)}", where=where)
     if not rows:
         return [fitted]
-    if not (count := min(rows.pop(), _ROWS)):
+    if not (count := min(rows.pop(), most)):
         raise DataError("holds no rows", where=where)
     cuts = [1] if count == 1 else [1, count]
     return [{name: value[:cut] if wanted[name].batched else value for name, value in fitted.items()} for cut in cuts]

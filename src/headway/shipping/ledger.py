@@ -12,6 +12,7 @@ from headway.compress.quantize import match
 from headway.core import plugins
 from headway.core.files import write_atomic
 from headway.core.tensors import Array
+from headway.runtimes.runtime import DEFAULT
 from headway.tasks import Task
 from headway.tasks.parts import Subset
 from headway.tasks.scoring import joined, score_rows
@@ -41,9 +42,9 @@ class Scorer:
 
         return self._mean(*predict(model, self._part(), self._task.output_names))
 
-    def graph(self, file: Path) -> float:
-        """The metric of an ONNX file, in ONNX Runtime."""
-        session = plugins.load("headway.runtimes", "onnxruntime")().load(file, threads=self._threads)
+    def graph(self, file: Path, runtime: str = DEFAULT) -> float:
+        """The metric of a model file, in the runtime that it is for."""
+        session = plugins.load("headway.runtimes", runtime)().load(file, threads=self._threads)
         part = self._part()
         found, targets = [], []
         try:

@@ -36,6 +36,7 @@ from headway.shipping.evaluate import (
     specs,
     usable_runtimes,
 )
+from headway.shipping.forms import build_all
 from headway.shipping.golden_inputs import own_tolerance, with_own
 from headway.shipping.lineage import lineage, recorded
 from headway.shipping.plan import UNCHANGED, plans
@@ -119,7 +120,7 @@ class _Road:
             original = self._original(open_sessions)
             search = self._search(original)
             asked = plans(self.recipe.steps) if search is None else (UNCHANGED, *search.finalists.values())
-            built = [self.builder.build(plan) for plan in asked]
+            built = build_all(self.builder, asked, self.runtimes, self.progress)
             subjects = open_subjects(built, self.runtimes, self.recipe.config.target, open_sessions)
             evaluation, key = self._evaluation(original, subjects)
             example = self.builder.example(1)
@@ -200,7 +201,7 @@ class _Road:
         key = {
             "identity": self.identity.key(),
             "original": digest_file(original.file),
-            "files": {id_: digest_file(subject.built.file) for id_, subject in subjects.items()},
+            "files": {id_: subject.built.digest for id_, subject in subjects.items()},
             "runtimes": {runtime.name: runtime.available().detail for runtime in self.runtimes},
             "threads": target.threads,
             "seconds": target.seconds,
@@ -255,7 +256,7 @@ class _Road:
             ),
             padding=self._padding(subjects[chosen].session, samples, evaluation.tolerances[chosen]),
         )
-        models = {id_: j.built.file for id_, j in passed.items()}
+        models = {id_: j.built.files for id_, j in passed.items()}
 
         def build(out: Path, scratch: Path) -> None:
             made = seal(out / "bundle", draft, models=models, golden=samples, report=html, processing=self.prepared)

@@ -7,7 +7,7 @@ from typing import Any
 
 from headway.core import machine, plugins
 from headway.core.errors import HeadwayError
-from headway.core.files import digest_file, write_atomic
+from headway.core.files import write_atomic
 from headway.core.progress import Progress
 from headway.core.tensors import Array
 from headway.measure.causes import Comparison, compare
@@ -77,7 +77,7 @@ def explain(
             write_atomic(out / "comparison.json", compare(made[names[0]], made[names[1]]).model_dump_json())
 
         key = {
-            "files": [digest_file(file) for file in files.values()],
+            "files": [subjects[name].built.digest for name in files],
             "runtime": [runtime.name, runtime.available().detail],
             "shapes": {name: list(value.shape) for name, value in inputs.items()},
             "threads": target.threads,
