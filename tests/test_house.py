@@ -92,7 +92,7 @@ def test_no_file_has_grown_beyond_reading() -> None:
 
 def test_the_product_stays_small() -> None:
     """Lines that run: docs/decisions/0006 says why docstrings do not count."""
-    assert sum(code_lines(f.read_text()) for f in (ROOT / "src").rglob("*.py")) < 25_000
+    assert sum(code_lines(f.read_text()) for f in (ROOT / "src").rglob("*.py")) < 26_500
 
 
 def code_lines(source: str) -> int:

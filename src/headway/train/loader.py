@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -271,6 +272,7 @@ def _share(tensors: list[torch.Tensor]) -> None:
 
 def _hold() -> None:
     """Hold back, from this thread and what it starts, what would end it."""
+    resource_tracker.ensure_running()  # a thread that starts it lets these signals through again
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 
