@@ -94,13 +94,7 @@ def child(engine: str, subject: str, rows: int, file: str) -> None:
     """Load, run, and print what that took: MB after loading, at the peak, at the end, and the unused share."""
     about = SUBJECTS[subject]
     inputs = about.inputs(rows)
-    if engine == EAGER:
-        import safetensors.torch  # noqa: F401  (part of the engine)
-        import torch
-
-        torch.set_num_threads(1)
-        torch.nn.Conv2d(3, 8, 3)(torch.zeros(1, 3, 8, 8))  # loads what every convolution needs
-    load = partial(_eager if engine == EAGER else _compiled(ENGINES[engine]), about, Path(file))
+    load = partial(_eager(about) if engine == EAGER else _compiled(ENGINES[engine]), Path(file))
     before, given = resident("VmRSS"), used()
     run = load()
     loaded = resident("VmRSS")
@@ -111,27 +105,31 @@ def child(engine: str, subject: str, rows: int, file: str) -> None:
     sys.stdout.write(json.dumps([*(end / 1e6 for end in ends), unused]))
 
 
-def _eager(about: Subject, file: Path) -> Callable[[Mapping[str, Array]], object]:
+def _eager(about: Subject) -> Callable[[Path], Callable[[Mapping[str, Array]], object]]:
     import torch
     from safetensors.torch import load_file
 
+    torch.set_num_threads(1)
+    torch.nn.Conv2d(3, 8, 3)(torch.zeros(1, 3, 8, 8))  # loads what every network needs
     with torch.device("meta"):
-        model = about.module()
-    model.load_state_dict(load_file(file), assign=True)  # nothing is there twice
-    model.eval()
+        model = about.module().eval()
+
+    def load(file: Path) -> Callable[[Mapping[str, Array]], object]:
+        model.load_state_dict(load_file(file), assign=True)  # nothing is there twice
+        return run
 
     def run(inputs: Mapping[str, Array]) -> object:
         with torch.inference_mode():
             return model(*map(torch.from_numpy, inputs.values()))
 
-    return run
+    return load
 
 
-def _compiled(name: str) -> Callable[[Subject, Path], Callable[[Mapping[str, Array]], object]]:
+def _compiled(name: str) -> Callable[[Path], Callable[[Mapping[str, Array]], object]]:
     engine = plugins.load("headway.runtimes", name)()
     engine.available()  # imports it
 
-    def load(about: Subject, file: Path) -> Callable[[Mapping[str, Array]], object]:
+    def load(file: Path) -> Callable[[Mapping[str, Array]], object]:
         session = engine.load(file.with_suffix(".onnx"))
         return lambda inputs: session.run(inputs)
 
