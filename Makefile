@@ -21,11 +21,11 @@ demo: setup
 
 # On every core, a file's tests on one; then what measures, with nothing beside it.
 test: setup
-	$(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0 -m "not alone"
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not alone"
 	$(BIN)/pytest -m alone
 
 test-fast: setup
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not alone"
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not alone"
 
 lint: setup
 	$(BIN)/ruff check
